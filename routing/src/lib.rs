@@ -1,0 +1,21 @@
+//! What the twins share: the words, the serving loop, policies, profiles and records.
+//!
+//! No clock, no I/O, no ambient randomness, no hash-ordered map, no float in an ordering.
+
+pub mod backend;
+pub mod chain;
+pub mod dispatch;
+pub mod estimate;
+pub mod ids;
+pub mod kv;
+pub mod luck;
+pub mod policy;
+pub mod profile;
+pub mod record;
+pub mod replica;
+pub mod request;
+mod sequence;
+pub mod slo;
+pub mod tally;
+pub mod units;
+pub mod workload;
