@@ -12,8 +12,7 @@ const SLOTS: usize = MAX_BLOCK as usize + 2;
 /// An acceptance as a chance.
 #[inline]
 pub(crate) fn chance(alpha: f64) -> f64 {
-    // `max` and `min` return the other side for NaN.
-    alpha.max(0.0).min(1.0)
+    if alpha.is_nan() { 0.0 } else { alpha.clamp(0.0, 1.0) }
 }
 
 /// Tokens that one verification of a `window`-token draft emits on average,
@@ -110,7 +109,13 @@ pub fn fixed_cycles_tokens(alpha: f64, lower_alpha: f64, lower_window: u32, cycl
 
 /// CS-Drafting's walltime factor (EWIF) over plain decoding: [`fixed_cycles_tokens`] over
 /// `1 + n·c_middle + n·k·c_lowest`, costs relative to one pass of the target.
-pub fn fixed_cycles_speedup(alpha: f64, lower: (f64, u32), cycles: u32, middle_cost: f64, lowest_cost: f64) -> f64 {
+pub fn fixed_cycles_speedup(
+    alpha: f64,
+    lower: (f64, u32),
+    cycles: u32,
+    middle_cost: f64,
+    lowest_cost: f64,
+) -> f64 {
     let (lower_alpha, lower_window) = lower;
     let n = f64::from(cycles);
     let seconds = 1.0 + n * middle_cost + n * f64::from(lower_window) * lowest_cost;
@@ -320,9 +325,12 @@ mod tests {
 
     #[test]
     fn golden_12_fixed_cycles() {
-        for (window, cycles, seconds, tokens) in
-            [(3, 1, 0.40912, 2.95754), (3, 2, 0.33500, 4.23885), (4, 2, 0.33038, 4.41916), (5, 3, 0.32679, 5.35508)]
-        {
+        for (window, cycles, seconds, tokens) in [
+            (3, 1, 0.40912, 2.95754),
+            (3, 2, 0.33500, 4.23885),
+            (4, 2, 0.33038, 4.41916),
+            (5, 3, 0.32679, 5.35508),
+        ] {
             close(fixed_cycles_tokens(0.85, 0.75, window, cycles), tokens, 5e-6);
             close(1.0 / fixed_cycles_speedup(0.85, (0.75, window), cycles, 0.15, 0.02), seconds, 5e-6);
             // The same by the distribution of the sum of the cycles.
@@ -335,7 +343,8 @@ mod tests {
                 }
                 sum = next;
             }
-            let by_sum: f64 = sum.iter().enumerate().map(|(n, mass)| mass * expected_tokens(0.85, n as u32)).sum();
+            let by_sum: f64 =
+                sum.iter().enumerate().map(|(n, mass)| mass * expected_tokens(0.85, n as u32)).sum();
             close(by_sum, tokens, 5e-6);
         }
     }

@@ -44,7 +44,13 @@ impl LinearTerms {
     ///
     /// # Errors
     /// [`OutOfRange`] when one is NaN, infinite or negative, or the first is 0.
-    pub fn new(pass_s: f64, row_s: f64, token_s: f64, context_token_s: f64, pair_s: f64) -> Result<Self, OutOfRange> {
+    pub fn new(
+        pass_s: f64,
+        row_s: f64,
+        token_s: f64,
+        context_token_s: f64,
+        pair_s: f64,
+    ) -> Result<Self, OutOfRange> {
         Ok(Self {
             pass_s: Positive::new(pass_s)?,
             row_s: NonNegative::new(row_s)?,
@@ -105,8 +111,18 @@ mod tests {
 
     #[test]
     fn every_term_is_charged_once() {
-        let linear = Linear::new(vec![LinearTerms::constant(1.0).unwrap(), LinearTerms::new(1.0, 10.0, 100.0, 1e4, 1e6).unwrap()]);
-        let shape = PassShape { rows: 2, new_tokens: 3, catch_up_tokens: 1, context_tokens: 5, attention_pairs: 7, logit_rows: 2 };
+        let linear = Linear::new(vec![
+            LinearTerms::constant(1.0).unwrap(),
+            LinearTerms::new(1.0, 10.0, 100.0, 1e4, 1e6).unwrap(),
+        ]);
+        let shape = PassShape {
+            rows: 2,
+            new_tokens: 3,
+            catch_up_tokens: 1,
+            context_tokens: 5,
+            attention_pairs: 7,
+            logit_rows: 2,
+        };
         assert!((linear.seconds(ModelId(0), &shape) - 1.0).abs() < 1e-12);
         assert!((linear.seconds(ModelId(1), &shape) - 7_050_321.0).abs() < 1e-6);
     }

@@ -68,7 +68,10 @@ impl PassCosts for DataSheet {
         let logit_rows = f64::from(shape.logit_rows);
         let read = s.weights + s.head_weights * logit_rows.min(1.0);
         let compute = s.token * f64::from(shape.new_tokens) + s.logit_row * logit_rows;
-        s.fixed + read.max(compute) + s.context_token * shape.context_tokens as f64 + s.pair * shape.attention_pairs as f64
+        s.fixed
+            + read.max(compute)
+            + s.context_token * shape.context_tokens as f64
+            + s.pair * shape.attention_pairs as f64
     }
 }
 
@@ -126,7 +129,8 @@ mod tests {
         let gemm = 2.0 * 32.0 * 218_103_808.0 * 2048.0 / 989e12;
         let attention = 4.0 * 32.0 * 4096.0 * prefill.attention_pairs as f64 / 989e12;
         assert!((sheet.seconds(ModelId(0), &prefill) - gemm - attention).abs() < 1e-9);
-        let kv = sheet.seconds(ModelId(0), &PassShape::uniform(64, 1, 2048)) - sheet.seconds(ModelId(0), &PassShape::uniform(64, 1, 0));
+        let kv = sheet.seconds(ModelId(0), &PassShape::uniform(64, 1, 2048))
+            - sheet.seconds(ModelId(0), &PassShape::uniform(64, 1, 0));
         let pairs = 4.0 * 32.0 * 4096.0 * 64.0 * 2048.0 / 989e12;
         assert!((kv - pairs - 64.0 * 2048.0 * 131_072.0 / 4.8e12).abs() < 1e-9, "{kv}");
     }
@@ -134,11 +138,13 @@ mod tests {
     #[test]
     fn two_devices_halve_a_pass_and_few_kv_heads_are_copied() {
         let shape = PassShape::uniform(8, 5, 1000);
-        let [one, two] = [1, 2].map(|tp| DataSheet::new(&[llama_8b()], &h200(), tp).seconds(ModelId(0), &shape));
+        let [one, two] =
+            [1, 2].map(|tp| DataSheet::new(&[llama_8b()], &h200(), tp).seconds(ModelId(0), &shape));
         assert!((one / two - 2.0).abs() < 1e-9);
         let few = ModelSpec { kv_heads: 1, ..llama_8b() };
         let long = PassShape { context_tokens: 10_000_000, ..PassShape::default() };
-        let [one, two] = [1, 2].map(|tp| DataSheet::new(std::slice::from_ref(&few), &h200(), tp).seconds(ModelId(0), &long));
+        let [one, two] = [1, 2]
+            .map(|tp| DataSheet::new(std::slice::from_ref(&few), &h200(), tp).seconds(ModelId(0), &long));
         assert!(one / two < 1.1, "{one} {two}");
     }
 
@@ -146,6 +152,9 @@ mod tests {
     fn a_look_up_costs_a_microsecond_whatever_its_shape() {
         let ngram = ModelSpec { kind: ModelKind::Ngram, layers: 0, ..llama_8b() };
         let sheet = DataSheet::new(&[ngram], &h200(), 1);
-        assert!((sheet.seconds(ModelId(0), &PassShape::uniform(64, 8, 4096)) - DataSheet::NGRAM_SECONDS).abs() < 1e-18);
+        assert!(
+            (sheet.seconds(ModelId(0), &PassShape::uniform(64, 8, 4096)) - DataSheet::NGRAM_SECONDS).abs()
+                < 1e-18
+        );
     }
 }

@@ -63,7 +63,9 @@ pub enum TableError {
         known: Vec<String>,
     },
     /// One shape, measured twice.
-    #[error("cost table, row {row}: {model} at {rows} rows, {new_tokens} new tokens, context {context_tokens} is there already, in row {first}")]
+    #[error(
+        "cost table, row {row}: {model} at {rows} rows, {new_tokens} new tokens, context {context_tokens} is there already, in row {first}"
+    )]
     Duplicate {
         /// Index of the later row.
         row: usize,
@@ -79,7 +81,9 @@ pub enum TableError {
         context_tokens: f64,
     },
     /// Scattered points instead of a grid.
-    #[error("cost table: model {model} spans a grid of {cells} points from {rows} rows; at most {MOST_CELLS}: measure on a grid of rows, new tokens per row and context")]
+    #[error(
+        "cost table: model {model} spans a grid of {cells} points from {rows} rows; at most {MOST_CELLS}: measure on a grid of rows, new tokens per row and context"
+    )]
     Scattered {
         /// The model.
         model: String,
@@ -129,7 +133,9 @@ impl Table {
         }
         let grids = models
             .iter()
-            .map(|model| if model.kind == ModelKind::Ngram { Ok(None) } else { Grid::new(&model.name, rows).map(Some) })
+            .map(|model| {
+                if model.kind == ModelKind::Ngram { Ok(None) } else { Grid::new(&model.name, rows).map(Some) }
+            })
             .collect::<Result<_, _>>()?;
         Ok(Self { grids, extrapolations: AtomicU64::new(0) })
     }
@@ -192,14 +198,16 @@ struct Place {
 
 impl Grid {
     fn new(model: &str, rows: &[TableRow]) -> Result<Self, TableError> {
-        let mine: Vec<(usize, &TableRow)> = rows.iter().enumerate().filter(|(_, r)| r.model == model).collect();
+        let mine: Vec<(usize, &TableRow)> =
+            rows.iter().enumerate().filter(|(_, r)| r.model == model).collect();
         if mine.is_empty() {
             let mut known: Vec<String> = rows.iter().map(|r| r.model.clone()).collect();
             known.sort_unstable();
             known.dedup();
             return Err(TableError::Missing { model: model.into(), known });
         }
-        let point = |r: &TableRow| [f64::from(r.rows), r.context_tokens, f64::from(r.new_tokens) / f64::from(r.rows)];
+        let point =
+            |r: &TableRow| [f64::from(r.rows), r.context_tokens, f64::from(r.new_tokens) / f64::from(r.rows)];
         let axes: [Vec<f64>; 3] = std::array::from_fn(|axis| {
             let mut values: Vec<f64> = mine.iter().map(|(_, r)| point(r)[axis]).collect();
             values.sort_unstable_by(f64::total_cmp);
@@ -222,7 +230,8 @@ impl Grid {
             }
             *cell = Some((r.seconds, row));
         }
-        let mut filled: Vec<Option<(f64, bool)>> = measured.iter().map(|m| m.map(|(s, _)| (s, false))).collect();
+        let mut filled: Vec<Option<(f64, bool)>> =
+            measured.iter().map(|m| m.map(|(s, _)| (s, false))).collect();
         // Along the tokens of every (rows, context), then along the contexts of every (rows,
         // tokens). Each value of `rows` was measured somewhere, so nothing is left after these.
         for start in (0..cells).step_by(tokens) {
@@ -233,8 +242,10 @@ impl Grid {
                 fill_line(&mut filled, i * contexts * tokens + k, tokens, &axes[1]);
             }
         }
-        let (mut seconds, guessed): (Vec<f64>, Vec<bool>) =
-            filled.into_iter().map(|cell| cell.expect("every value of `rows` has a measured point, so its plane is filled")).unzip();
+        let (mut seconds, guessed): (Vec<f64>, Vec<bool>) = filled
+            .into_iter()
+            .map(|cell| cell.expect("every value of `rows` has a measured point, so its plane is filled"))
+            .unzip();
         // What was filled in stays below what was measured of more work, so the running maximum
         // moves a measured point only by another measured one.
         let shape = [axes[0].len(), contexts, tokens];
@@ -253,7 +264,8 @@ impl Grid {
     fn with_slopes(axes: [Vec<f64>; 3], seconds: Vec<f64>, guessed: Vec<bool>) -> Self {
         let [rows, contexts, tokens] = [axes[0].len(), axes[1].len(), axes[2].len()];
         let at = |i: usize, j: usize, k: usize| seconds[(i * contexts + j) * tokens + k];
-        let last_cell = |axis: usize| axes[axis].len().checked_sub(2).map(|a| (a, axes[axis][a + 1] - axes[axis][a]));
+        let last_cell =
+            |axis: usize| axes[axis].len().checked_sub(2).map(|a| (a, axes[axis][a + 1] - axes[axis][a]));
         let mut row_slopes = vec![0.0; contexts * tokens];
         if let Some((i, width)) = last_cell(0) {
             for j in 0..contexts {
@@ -329,7 +341,12 @@ fn place(axis: &[f64], value: f64) -> Place {
         return Place { index: last, weight: 0.0, excess, outside: excess > 0.0 };
     }
     let index = axis.partition_point(|&v| v <= value) - 1;
-    Place { index, weight: (value - axis[index]) / (axis[index + 1] - axis[index]), excess: 0.0, outside: false }
+    Place {
+        index,
+        weight: (value - axis[index]) / (axis[index + 1] - axis[index]),
+        excess: 0.0,
+        outside: false,
+    }
 }
 
 /// Bilinear value of `values`, `[a][b]` with `width` columns.
@@ -348,8 +365,11 @@ fn plane(values: &[f64], width: usize, a: Place, b: Place) -> f64 {
 /// Fills the holes of one line from its known points: between two, linear; outside, at the slope
 /// of the two nearest (never falling), or at the nearest where there is one only.
 fn fill_line(cells: &mut [Option<(f64, bool)>], start: usize, stride: usize, axis: &[f64]) {
-    let known: Vec<(f64, f64, bool)> =
-        axis.iter().enumerate().filter_map(|(i, &x)| cells[start + i * stride].map(|(s, guessed)| (x, s, guessed))).collect();
+    let known: Vec<(f64, f64, bool)> = axis
+        .iter()
+        .enumerate()
+        .filter_map(|(i, &x)| cells[start + i * stride].map(|(s, guessed)| (x, s, guessed)))
+        .collect();
     let (Some(&first), Some(&last)) = (known.first(), known.last()) else { return };
     for (i, &x) in axis.iter().enumerate() {
         let cell = &mut cells[start + i * stride];
@@ -437,7 +457,10 @@ mod tests {
     #[track_caller]
     fn check(table: &Table, at: PassShape, seconds: f64, extrapolated: bool) {
         let (got, flag) = table.seconds_checked(ModelId(0), &at);
-        assert!((got - seconds).abs() < 1e-12 && flag == extrapolated, "{got} {flag}, expected {seconds} {extrapolated}");
+        assert!(
+            (got - seconds).abs() < 1e-12 && flag == extrapolated,
+            "{got} {flag}, expected {seconds} {extrapolated}"
+        );
     }
 
     /// Rows 1, 4; tokens per row 1, 5; contexts 0, 1000.

@@ -80,7 +80,8 @@ impl Clock {
         self.begun = true;
         loop {
             let piece = pieces.get(self.piece)?;
-            let room = if piece.rate_per_s > 0.0 { (piece.until_s - self.now_s) * piece.rate_per_s } else { 0.0 };
+            let room =
+                if piece.rate_per_s > 0.0 { (piece.until_s - self.now_s) * piece.rate_per_s } else { 0.0 };
             if left < room {
                 self.now_s += left / piece.rate_per_s;
                 return Some(self.now_s);
@@ -122,9 +123,7 @@ impl GapLaw {
     fn residual(&self, draws: &Draws, key: u64) -> f64 {
         match self {
             Self::Exponential => exponential(draws, key, 0),
-            Self::Gamma { gamma, next } => {
-                draws.uniform(key, 0) * next.draw(draws, key, 1) / gamma.shape
-            }
+            Self::Gamma { gamma, next } => draws.uniform(key, 0) * next.draw(draws, key, 1) / gamma.shape,
         }
     }
 }
@@ -166,9 +165,7 @@ impl Gamma {
             }
             let v = v * v * v;
             let x2 = x * x;
-            if w < 1.0 - 0.0331 * x2 * x2
-                || libm::log(w) < 0.5 * x2 + self.d * (1.0 - v + libm::log(v))
-            {
+            if w < 1.0 - 0.0331 * x2 * x2 || libm::log(w) < 0.5 * x2 + self.d * (1.0 - v + libm::log(v)) {
                 let large = self.d * v;
                 return if self.shape < 1.0 {
                     large * libm::exp(-exponential(draws, key, from) / self.shape)
@@ -198,10 +195,8 @@ mod tests {
     /// Mean and CV of gaps agree with `rate` and `cv` within four standard errors.
     #[track_caller]
     fn check_gaps(rate: f64, cv: f64) {
-        let arrivals = Arrivals::Gamma {
-            rate_per_s: Positive::new(rate).unwrap(),
-            cv: Positive::new(cv).unwrap(),
-        };
+        let arrivals =
+            Arrivals::Gamma { rate_per_s: Positive::new(rate).unwrap(), cv: Positive::new(cv).unwrap() };
         let times = times(&pieces(&arrivals).unwrap(), 5, 400_001);
         let gaps: Vec<f64> = times.windows(2).map(|t| (t[1] - t[0]) * rate).collect();
         let n = gaps.len() as f64;
@@ -223,7 +218,8 @@ mod tests {
     #[test]
     fn a_bursty_process_starts_in_its_stride() {
         // Without the residual first gap the expected count would be off by (cv² − 1)/2 = 12.
-        let arrivals = Arrivals::Gamma { rate_per_s: Positive::new(1.0).unwrap(), cv: Positive::new(5.0).unwrap() };
+        let arrivals =
+            Arrivals::Gamma { rate_per_s: Positive::new(1.0).unwrap(), cv: Positive::new(5.0).unwrap() };
         let pieces = pieces(&arrivals).unwrap();
         let counts: Vec<f64> = (0..4000)
             .map(|seed| times(&pieces, seed, 10_000).iter().filter(|t| **t < 10.0).count() as f64)
@@ -269,7 +265,11 @@ mod tests {
             // Two-sample Kolmogorov and Smirnov at 1 in 10^4: 2.23 sqrt(2/n).
             let (mut i, mut j, mut gap) = (0, 0, 0i64);
             while i < a.len() && j < b.len() {
-                if a[i] <= b[j] { i += 1 } else { j += 1 }
+                if a[i] <= b[j] {
+                    i += 1
+                } else {
+                    j += 1
+                }
                 gap = gap.max((i as i64 - j as i64).abs());
             }
             let distance = gap as f64 / n as f64;

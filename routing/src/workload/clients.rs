@@ -59,7 +59,9 @@ struct Bins(Vec<(u32, f64)>);
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum ClientLoadError {
     /// A histogram's bin.
-    #[error("expected bins of 1 to {MAX_LENGTH} tokens with finite shares, 0 or more, got [{tokens}, {share}]")]
+    #[error(
+        "expected bins of 1 to {MAX_LENGTH} tokens with finite shares, 0 or more, got [{tokens}, {share}]"
+    )]
     Bin {
         /// Its length.
         tokens: u32,
@@ -145,7 +147,7 @@ impl Bins {
         let mut bins = bins.to_vec();
         bins.retain(|bin| bin.1 > 0.0);
         bins.sort_by_key(|bin| bin.0);
-        let sum: f64 = bins.iter().map(|bin| bin.1).sum();
+        let sum = bins.iter().fold(0.0, |sum, bin| sum + bin.1);
         if !(sum > 0.0 && sum.is_finite()) {
             return Err(ClientLoadError::NoWeight { bins: bins.len(), sum });
         }
@@ -205,7 +207,8 @@ impl ClientLoad {
                 return Err(ClientLoadError::Histogram { client, window, histogram });
             }
         }
-        if let Some(pair) = rows.windows(2).find(|p| (p[0].window, p[0].client) == (p[1].window, p[1].client)) {
+        if let Some(pair) = rows.windows(2).find(|p| (p[0].window, p[0].client) == (p[1].window, p[1].client))
+        {
             return Err(ClientLoadError::Twice { client: pair[0].client, window: pair[0].window });
         }
         let count = |rows: &[ClientWindow]| rows.iter().map(|row| u64::from(row.requests)).sum::<u64>();
@@ -378,7 +381,10 @@ mod tests {
     fn lengths_follow_their_histogram() {
         let load = load(&[row(0, 0, 1, GapShape::Exponential)]).unwrap();
         let at = |u| load.lengths(0, (u, u));
-        assert_eq!([at(0.0), at(0.3), at(0.49), at(0.6), at(0.9), at(1.0 - 1e-16)].map(|l| l.0), [5, 5, 5, 10, 90, 90]);
+        assert_eq!(
+            [at(0.0), at(0.3), at(0.49), at(0.6), at(0.9), at(1.0 - 1e-16)].map(|l| l.0),
+            [5, 5, 5, 10, 90, 90]
+        );
         assert_eq!([at(0.0), at(0.24), at(0.26)].map(|l| l.1), [1, 1, 3]);
         assert_eq!(load.mean_lengths(), (27.5, 2.5));
     }
@@ -387,14 +393,14 @@ mod tests {
     fn client_data_that_cannot_be_drawn_from_is_refused() {
         let refused = |rows: &[ClientWindow]| load(rows).unwrap_err().to_string();
         let plain = row(4, 0, 5, GapShape::Exponential);
-        insta::assert_snapshot!(refused(&[]), @"");
-        insta::assert_snapshot!(refused(&[plain, plain]), @"");
-        insta::assert_snapshot!(refused(&[row(4, 0, 5, GapShape::Weibull(f64::NAN))]), @"");
-        insta::assert_snapshot!(refused(&[row(4, 0, 20_000_000, GapShape::Exponential)]), @"");
-        insta::assert_snapshot!(refused(&[ClientWindow { histogram: 3, ..plain }]), @"");
-        insta::assert_snapshot!(refused(&[row(4, u32::MAX, 5, GapShape::Exponential)]), @"");
-        insta::assert_snapshot!(Histogram::new(&[(0, 1.0)], &[(1, 1.0)]).unwrap_err(), @"");
-        insta::assert_snapshot!(Histogram::new(&[(1, f64::NAN)], &[(1, 1.0)]).unwrap_err(), @"");
-        insta::assert_snapshot!(Histogram::new(&[(1, 1.0)], &[(1, 0.0)]).unwrap_err(), @"");
+        insta::assert_snapshot!(refused(&[]), @"expected at least one client and window with requests, got none");
+        insta::assert_snapshot!(refused(&[plain, plain]), @"client 4 has two rates in window 0");
+        insta::assert_snapshot!(refused(&[row(4, 0, 5, GapShape::Weibull(f64::NAN))]), @"expected a shape of 0.01 to 1000, got NaN (client 4, window 0)");
+        insta::assert_snapshot!(refused(&[row(4, 0, 20_000_000, GapShape::Exponential)]), @"expected at most 10000000 requests in one window, got 20000000");
+        insta::assert_snapshot!(refused(&[ClientWindow { histogram: 3, ..plain }]), @"client 4, window 0: no histogram 3");
+        insta::assert_snapshot!(refused(&[row(4, u32::MAX, 5, GapShape::Exponential)]), @"expected windows of a length above 0 that end within 584 years, got 4294967296 of 600.000000 s");
+        insta::assert_snapshot!(Histogram::new(&[(0, 1.0)], &[(1, 1.0)]).unwrap_err(), @"expected bins of 1 to 16777216 tokens with finite shares, 0 or more, got [0, 1]");
+        insta::assert_snapshot!(Histogram::new(&[(1, f64::NAN)], &[(1, 1.0)]).unwrap_err(), @"expected bins of 1 to 16777216 tokens with finite shares, 0 or more, got [1, NaN]");
+        insta::assert_snapshot!(Histogram::new(&[(1, 1.0)], &[(1, 0.0)]).unwrap_err(), @"expected at least one bin with a share above 0, got 0 bins that sum to 0");
     }
 }

@@ -227,10 +227,7 @@ impl SloConfig {
     /// [`OutOfRange`] for targets past 584 years.
     pub fn resolve(&self, otherwise: Slo) -> Result<Slo, OutOfRange> {
         let span = |ms: Option<Positive>| ms.map(|ms| Span::from_seconds(ms.get() * 1e-3)).transpose();
-        Ok(Slo {
-            ttft: span(self.ttft_ms)?.or(otherwise.ttft),
-            tpot: span(self.tpot_ms)?.or(otherwise.tpot),
-        })
+        Ok(Slo { ttft: span(self.ttft_ms)?.or(otherwise.ttft), tpot: span(self.tpot_ms)?.or(otherwise.tpot) })
     }
 }
 
@@ -246,7 +243,7 @@ impl WorkloadConfig {
         }
         if let Some(horizon) = self.horizon_s {
             let range = format!("at most {MAX_SPAN_S:e} seconds (31 years)");
-            within("horizon_s", horizon.get(), horizon.get() <= MAX_SPAN_S, range)?;
+            within("horizon_s", format!("{:e}", horizon.get()), horizon.get() <= MAX_SPAN_S, range)?;
         }
         match (&self.arrivals, &self.file) {
             (Some(arrivals), _) => arrivals.check()?,
@@ -313,7 +310,8 @@ impl WorkloadConfig {
             (None, Some(horizon)) => check_expected("horizon_s", horizon * rate),
             (Some(requests), None) => {
                 let span = requests as f64 / rate;
-                let range = format!("at most {MAX_SPAN_S:e} simulated seconds (31 years) at {rate} requests/s");
+                let range =
+                    format!("at most {MAX_SPAN_S:e} simulated seconds (31 years) at {rate} requests/s");
                 within("requests", format!("{requests} requests, {span:e} s"), span <= MAX_SPAN_S, range)
             }
             (Some(_), Some(_)) => Ok(()),
@@ -327,7 +325,11 @@ impl WorkloadConfig {
             class.check(index, self.file.is_none())?;
             if self.classes[..index].iter().any(|other| other.name == class.name) {
                 let got = format!("`{}` twice", class.name);
-                return Err(value(format!("classes[{index}].name"), "a name of its own for every class", got));
+                return Err(value(
+                    format!("classes[{index}].name"),
+                    "a name of its own for every class",
+                    got,
+                ));
             }
         }
         let sum: f64 = self.classes.iter().map(ClassConfig::weight).sum();
@@ -347,7 +349,6 @@ impl ClassConfig {
         if self.name.trim().is_empty() {
             return Err(value(format!("{place}.name"), "a name", format!("`{}`", self.name)));
         }
-        let place = format!("{place} ({})", self.name);
         let lengths = [("prompt_tokens", &self.prompt_tokens), ("output_tokens", &self.output_tokens)];
         for (name, lengths) in lengths {
             let field = format!("{place}.{name}");
@@ -365,7 +366,7 @@ impl ClassConfig {
         check_limit(&format!("{place}.max_tokens"), self.max_tokens)?;
         if let Some(slo) = &self.slo {
             slo.resolve(Slo::default())
-                .map_err(|e| value(format!("{place}.slo"), e.expected, e.value))?;
+                .map_err(|e| value(format!("{place}.slo"), e.expected, format!("{:e}", e.value)))?;
         }
         Ok(())
     }
@@ -428,7 +429,8 @@ fn check_cv(field: &str, cv: Positive) -> Result<(), WorkloadError> {
 }
 
 fn check_expected(field: &str, expected: f64) -> Result<(), WorkloadError> {
-    let range = format!("at most {MAX_REQUESTS} requests (ids, records and run time are sized for that many)");
+    let range =
+        format!("at most {MAX_REQUESTS} requests (ids, records and run time are sized for that many)");
     within(field, format!("{expected:e} expected"), expected <= MAX_REQUESTS as f64, range)
 }
 
@@ -451,7 +453,11 @@ pub(super) fn within(
     if ok { Ok(()) } else { Err(value(field, expected, got)) }
 }
 
-pub(super) fn value(field: impl Into<String>, expected: impl Into<String>, got: impl ToString) -> WorkloadError {
+pub(super) fn value(
+    field: impl Into<String>,
+    expected: impl Into<String>,
+    got: impl ToString,
+) -> WorkloadError {
     WorkloadError::Value { field: field.into(), expected: expected.into(), got: got.to_string() }
 }
 
@@ -511,67 +517,67 @@ mod tests {
 
     #[test]
     fn extents_that_cannot_be_run_are_refused() {
-        insta::assert_snapshot!(refused(|w| w.requests = None), @"");
-        insta::assert_snapshot!(refused(|w| w.requests = Some(0)), @"");
-        insta::assert_snapshot!(refused(|w| w.requests = Some(1_000_000_000_000)), @"");
-        insta::assert_snapshot!(refused(|w| w.horizon_s = Some(positive(1e12))), @"");
+        insta::assert_snapshot!(refused(|w| w.requests = None), @"workload.requests is missing: nothing else ends the run; or give `horizon_s`");
+        insta::assert_snapshot!(refused(|w| w.requests = Some(0)), @"workload.requests: expected 1 to 100000000 (ids, records and run time are sized for that many), got 0");
+        insta::assert_snapshot!(refused(|w| w.requests = Some(1_000_000_000_000)), @"workload.requests: expected 1 to 100000000 (ids, records and run time are sized for that many), got 1000000000000");
+        insta::assert_snapshot!(refused(|w| w.horizon_s = Some(positive(1e12))), @"workload.horizon_s: expected at most 1e9 seconds (31 years), got 1e12");
         insta::assert_snapshot!(refused(|w| {
             w.requests = None;
             w.horizon_s = Some(positive(9e8));
-        }), @"");
+        }), @"workload.horizon_s: expected at most 100000000 requests (ids, records and run time are sized for that many), got 9e8 expected");
         insta::assert_snapshot!(refused(|w| {
             w.requests = Some(100_000_000);
             w.arrivals = Some(Arrivals::Poisson { rate_per_s: positive(0.001) });
-        }), @"");
+        }), @"workload.requests: expected at most 1e9 simulated seconds (31 years) at 0.001 requests/s, got 100000000 requests, 1e11 s");
         insta::assert_snapshot!(refused(|w| {
             w.requests = None;
             w.arrivals = piecewise(&[(1e6, 1e6)]);
-        }), @"");
+        }), @"workload.arrivals.piecewise: expected at most 100000000 requests (ids, records and run time are sized for that many), got 1e12 expected");
         insta::assert_snapshot!(refused(|w| {
             w.requests = None;
             w.arrivals = Some(Arrivals::ClosedLoop { users: 3 });
-        }), @"");
+        }), @"workload.requests is missing: nothing else ends the run; or give `horizon_s`");
     }
 
     #[test]
     fn arrivals_that_cannot_be_drawn_are_refused() {
-        insta::assert_snapshot!(refused(|w| w.arrivals = None), @"");
+        insta::assert_snapshot!(refused(|w| w.arrivals = None), @"workload.arrivals is missing: say when requests arrive, or name a `file`");
         let gamma = |rate, cv| Some(Arrivals::Gamma { rate_per_s: positive(rate), cv: positive(cv) });
-        insta::assert_snapshot!(refused(|w| w.arrivals = gamma(1e10, 1.0)), @"");
-        insta::assert_snapshot!(refused(|w| w.arrivals = gamma(1.0, 1e-9)), @"");
-        insta::assert_snapshot!(refused(|w| w.arrivals = Some(Arrivals::ClosedLoop { users: 0 })), @"");
-        insta::assert_snapshot!(refused(|w| w.arrivals = piecewise(&[])), @"");
-        insta::assert_snapshot!(refused(|w| w.arrivals = piecewise(&[(5.0, 0.0)])), @"");
-        insta::assert_snapshot!(refused(|w| w.arrivals = piecewise(&[(5.0, 1.0), (5.0, 2.0)])), @"");
+        insta::assert_snapshot!(refused(|w| w.arrivals = gamma(1e10, 1.0)), @"workload.arrivals.gamma.rate_per_s: expected 0.000001 to 1e9 requests/s (time is in nanoseconds), got 10000000000");
+        insta::assert_snapshot!(refused(|w| w.arrivals = gamma(1.0, 1e-9)), @"workload.arrivals.gamma.cv: expected 0.001 to 100, got 0.000000001");
+        insta::assert_snapshot!(refused(|w| w.arrivals = Some(Arrivals::ClosedLoop { users: 0 })), @"workload.arrivals.closed_loop.users: expected 1 to 1000000, got 0");
+        insta::assert_snapshot!(refused(|w| w.arrivals = piecewise(&[])), @"workload.arrivals.piecewise: expected at least one piece with a rate above 0, got none");
+        insta::assert_snapshot!(refused(|w| w.arrivals = piecewise(&[(5.0, 0.0)])), @"workload.arrivals.piecewise: expected at least one piece with a rate above 0, got none");
+        insta::assert_snapshot!(refused(|w| w.arrivals = piecewise(&[(5.0, 1.0), (5.0, 2.0)])), @"workload.arrivals.piecewise[1].until_s: expected later than the piece before, which ends at 5, and at most 1e9, got 5");
         insta::assert_snapshot!(Positive::new(0.0).unwrap_err(), @"value must be a finite number above 0, got 0");
     }
 
     #[test]
     fn classes_that_say_too_little_are_refused() {
-        insta::assert_snapshot!(refused(|w| w.classes.clear()), @"");
-        insta::assert_snapshot!(refused(|w| w.classes[0].name = " ".into()), @"");
-        insta::assert_snapshot!(refused(|w| w.classes.push(w.classes[0].clone())), @"");
-        insta::assert_snapshot!(refused(|w| w.classes[0].weight = Some(NonNegative::new(0.0).unwrap())), @"");
-        insta::assert_snapshot!(refused(|w| w.classes[0].output_tokens = None), @"");
-        insta::assert_snapshot!(refused(|w| w.classes[0].prompt_tokens = Some(Lengths::Constant(0))), @"");
-        insta::assert_snapshot!(refused(|w| w.classes[0].max_tokens = Some(0)), @"");
+        insta::assert_snapshot!(refused(|w| w.classes.clear()), @"workload.classes is missing: without a file, classes say how long requests are");
+        insta::assert_snapshot!(refused(|w| w.classes[0].name = " ".into()), @"workload.classes[0].name: expected a name, got ` `");
+        insta::assert_snapshot!(refused(|w| w.classes.push(w.classes[0].clone())), @"workload.classes[1].name: expected a name of its own for every class, got `chat` twice");
+        insta::assert_snapshot!(refused(|w| w.classes[0].weight = Some(NonNegative::new(0.0).unwrap())), @"workload.classes: expected weights with a finite sum above 0, got a sum of 0");
+        insta::assert_snapshot!(refused(|w| w.classes[0].output_tokens = None), @"workload.classes[0].output_tokens is missing: without a file, every class says how long its requests are");
+        insta::assert_snapshot!(refused(|w| w.classes[0].prompt_tokens = Some(Lengths::Constant(0))), @"workload.classes[0].prompt_tokens.constant: expected 1 to 16777216 tokens, got 0");
+        insta::assert_snapshot!(refused(|w| w.classes[0].max_tokens = Some(0)), @"workload.classes[0].max_tokens: expected 1 to 16777216 tokens, got 0");
         insta::assert_snapshot!(refused(|w| {
             w.classes[0].slo = Some(SloConfig { ttft_ms: Some(positive(1e300)), tpot_ms: None });
-        }), @"");
-        insta::assert_snapshot!(refused(|w| w.max_tokens = Some(u32::MAX)), @"");
+        }), @"workload.classes[0].slo: expected a finite number of seconds, 0 or more, got 1e297");
+        insta::assert_snapshot!(refused(|w| w.max_tokens = Some(u32::MAX)), @"workload.max_tokens: expected 1 to 16777216 tokens, got 4294967295");
     }
 
     #[test]
     fn fields_of_a_file_are_refused_without_one() {
-        insta::assert_snapshot!(refused(|w| w.format = Some(Format::Csv)), @"");
-        insta::assert_snapshot!(refused(|w| w.lengths_file = Some("x".into())), @"");
-        insta::assert_snapshot!(refused(|w| w.speed = Some(positive(2.0))), @"");
+        insta::assert_snapshot!(refused(|w| w.format = Some(Format::Csv)), @"workload.format has no effect here: it describes `file`, and no file is named");
+        insta::assert_snapshot!(refused(|w| w.lengths_file = Some("x".into())), @"workload.lengths_file has no effect here: it belongs to `file`, and no file is named");
+        insta::assert_snapshot!(refused(|w| w.speed = Some(positive(2.0))), @"workload.speed has no effect here: it speeds up the arrivals of a `file`; change the rate instead");
         let around = Surroundings { context_tokens: 4096, slo: Slo::default() };
         let config = WorkloadConfig { file: Some("x.csv".into()), ..plain() };
-        insta::assert_snapshot!(config.resolve(&around, None).unwrap_err(), @"");
+        insta::assert_snapshot!(config.resolve(&around, None).unwrap_err(), @"workload.file is missing: a file is read where one is named, and only there");
         insta::assert_snapshot!(refused(|w| {
             w.file = Some("x.csv".into());
             w.speed = Some(positive(1e9));
-        }), @"");
+        }), @"workload.speed: expected 0.000001 to 1000000, got 1000000000");
     }
 }

@@ -14,7 +14,12 @@ pub struct LengthLaw {
 #[derive(Clone, Debug, PartialEq)]
 enum Kind {
     Constant(u32),
-    Lognormal { mu: f64, sigma: f64, min: f64, max: f64 },
+    Lognormal {
+        mu: f64,
+        sigma: f64,
+        min: f64,
+        max: f64,
+    },
     /// `(probability, tokens)`, from probability 0 to 1.
     Quantiles(Vec<(f64, f64)>),
 }
@@ -62,7 +67,10 @@ impl LengthLaw {
                 let field = format!("{field}.quantiles");
                 let points: Vec<(f64, f64)> = points.iter().map(|(p, v)| (p.get(), v.get())).collect();
                 let ends = (points.first().map(|p| p.0), points.last().map(|p| p.0));
-                let shown = format!("{:?} to {:?}", ends.0.unwrap_or(f64::NAN), ends.1.unwrap_or(f64::NAN));
+                let shown = match ends {
+                    (Some(from), Some(to)) => format!("{} from {from} to {to}", points.len()),
+                    _ => "none".into(),
+                };
                 let ok = points.len() >= 2 && ends == (Some(0.0), Some(1.0));
                 within(&field, shown, ok, "at least two points, from probability 0 to probability 1")?;
                 for (index, pair) in points.windows(2).enumerate() {
@@ -290,20 +298,20 @@ mod tests {
 
     #[test]
     fn lengths_that_mean_something_else_are_refused() {
-        insta::assert_snapshot!(refused(&Lengths::Constant(0)), @"");
-        insta::assert_snapshot!(refused(&lognormal(0.4, 0.9, None, None)), @"");
-        insta::assert_snapshot!(refused(&lognormal(40.0, 0.9, Some(90), Some(80))), @"");
-        insta::assert_snapshot!(refused(&lognormal(40.0, 99.0, None, None)), @"");
-        insta::assert_snapshot!(refused(&quantiles(&[])), @"");
-        insta::assert_snapshot!(refused(&quantiles(&[(0.1, 3.0), (1.0, 5.0)])), @"");
-        insta::assert_snapshot!(refused(&quantiles(&[(0.0, 3.0), (0.5, 2.0), (1.0, 5.0)])), @"");
-        insta::assert_snapshot!(refused(&quantiles(&[(0.0, 3.0), (0.5, 4.0), (0.5, 5.0), (1.0, 5.0)])), @"");
-        insta::assert_snapshot!(refused(&quantiles(&[(0.0, 0.0), (1.0, 5.0)])), @"");
+        insta::assert_snapshot!(refused(&Lengths::Constant(0)), @"workload.prompt_tokens.constant: expected 1 to 16777216 tokens, got 0");
+        insta::assert_snapshot!(refused(&lognormal(0.4, 0.9, None, None)), @"workload.prompt_tokens.lognormal.median: expected a law whose median is 1 to 16777216 tokens, got 0.4");
+        insta::assert_snapshot!(refused(&lognormal(40.0, 0.9, Some(90), Some(80))), @"workload.prompt_tokens.lognormal.max: expected 90 (min) to 16777216 tokens, got 80");
+        insta::assert_snapshot!(refused(&lognormal(40.0, 99.0, None, None)), @"workload.prompt_tokens.lognormal.sigma: expected 0 to 10, got 99");
+        insta::assert_snapshot!(refused(&quantiles(&[])), @"workload.prompt_tokens.quantiles: expected at least two points, from probability 0 to probability 1, got none");
+        insta::assert_snapshot!(refused(&quantiles(&[(0.1, 3.0), (1.0, 5.0)])), @"workload.prompt_tokens.quantiles: expected at least two points, from probability 0 to probability 1, got 2 from 0.1 to 1");
+        insta::assert_snapshot!(refused(&quantiles(&[(0.0, 3.0), (0.5, 2.0), (1.0, 5.0)])), @"workload.prompt_tokens.quantiles[1]: expected probabilities that rise and lengths that do not fall after (0.0, 3.0), got (0.5, 2.0)");
+        insta::assert_snapshot!(refused(&quantiles(&[(0.0, 3.0), (0.5, 4.0), (0.5, 5.0), (1.0, 5.0)])), @"workload.prompt_tokens.quantiles[2]: expected probabilities that rise and lengths that do not fall after (0.5, 4.0), got (0.5, 5.0)");
+        insta::assert_snapshot!(refused(&quantiles(&[(0.0, 0.0), (1.0, 5.0)])), @"workload.prompt_tokens.quantiles[0]: expected 1 to 16777216 tokens, got 0");
         let sigma = NonNegative::new(0.9).unwrap();
         let law = Lognormal { median: None, mean: None, mu: None, sigma, min: None, max: None };
-        insta::assert_snapshot!(refused(&Lengths::Lognormal(law)), @"");
-        insta::assert_snapshot!(refused(&Lengths::Lognormal(Lognormal { mu: Some(f64::NAN), ..law })), @"");
+        insta::assert_snapshot!(refused(&Lengths::Lognormal(law)), @"workload.prompt_tokens.lognormal: expected one of median, mean and mu, got none of them");
+        insta::assert_snapshot!(refused(&Lengths::Lognormal(Lognormal { mu: Some(f64::NAN), ..law })), @"workload.prompt_tokens.lognormal.mu: expected a law whose median is 1 to 16777216 tokens, got NaN");
         let mean = Some(Positive::new(5.0).unwrap());
-        insta::assert_snapshot!(refused(&Lengths::Lognormal(Lognormal { mean, mu: Some(1.0), ..law })), @"");
+        insta::assert_snapshot!(refused(&Lengths::Lognormal(Lognormal { mean, mu: Some(1.0), ..law })), @"workload.prompt_tokens.lognormal: expected one of median, mean and mu, got more than one");
     }
 }

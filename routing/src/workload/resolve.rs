@@ -138,7 +138,11 @@ impl WorkloadConfig {
     ///
     /// # Errors
     /// [`WorkloadError`], naming the field, what it takes and what came.
-    pub fn resolve(&self, around: &Surroundings, file: Option<&FileWorkload>) -> Result<Workload, WorkloadError> {
+    pub fn resolve(
+        &self,
+        around: &Surroundings,
+        file: Option<&FileWorkload>,
+    ) -> Result<Workload, WorkloadError> {
         self.check()?;
         if self.file.is_some() != file.is_some() {
             return Err(missing("file", "a file is read where one is named, and only there"));
@@ -159,7 +163,13 @@ impl WorkloadConfig {
             }
         }
         let mut sum = 0.0;
-        let shares = classes.iter().map(|class| { sum += class.share; sum }).collect();
+        let shares = classes
+            .iter()
+            .map(|class| {
+                sum += class.share;
+                sum
+            })
+            .collect();
         let horizon = self.horizon_s.map_or(Ok(Time::NEVER), |horizon| Time::from_seconds(horizon.get()));
         Ok(Workload {
             plan: Arc::new(Plan {
@@ -205,7 +215,9 @@ impl WorkloadConfig {
             }
             if shortened > 0 {
                 let most = cut.unwrap_or(MAX_LENGTH);
-                notes.push(format!("{shortened} of {count} prompts are cut to {most} tokens (max_prompt_tokens)"));
+                notes.push(format!(
+                    "{shortened} of {count} prompts are cut to {most} tokens (max_prompt_tokens)"
+                ));
             }
             if too_long > 0 {
                 notes.push(format!(
@@ -226,7 +238,9 @@ impl WorkloadConfig {
                 }
                 self.check_extent()?;
                 note_prompts(&mut pairs.iter().map(|pair| pair.0));
-                if pairs.is_empty() || pairs.iter().any(|&(prompt, output)| !tokens(prompt) || !tokens(output)) {
+                if pairs.is_empty()
+                    || pairs.iter().any(|&(prompt, output)| !tokens(prompt) || !tokens(output))
+                {
                     return Err(value("file", format!("pairs of 1 to {MAX_LENGTH} tokens"), "others"));
                 }
                 Ok((self.generated()?, LengthPlan::Pairs(pairs.clone())))
@@ -247,7 +261,11 @@ impl WorkloadConfig {
         notes.push(format!("{what} are those of {}, not the scenario's own", file.name));
     }
 
-    fn resolve_classes(&self, around: &Surroundings, file: Option<&FileWorkload>) -> Result<Vec<Class>, WorkloadError> {
+    fn resolve_classes(
+        &self,
+        around: &Surroundings,
+        file: Option<&FileWorkload>,
+    ) -> Result<Vec<Class>, WorkloadError> {
         let implied: Vec<ClassConfig>;
         let configs = if self.classes.is_empty() {
             let mut names = file.map_or(Vec::new(), |file| file.class_names.clone());
@@ -261,9 +279,10 @@ impl WorkloadConfig {
         };
         let sum: f64 = configs.iter().map(ClassConfig::weight).sum();
         let resolve = |(index, class): (usize, &ClassConfig)| {
-            let place = format!("classes[{index}] ({})", class.name);
+            let place = format!("classes[{index}]");
             let law = |lengths, name| {
-                Option::map(lengths, |lengths| LengthLaw::new(lengths, &format!("{place}.{name}"))).transpose()
+                Option::map(lengths, |lengths| LengthLaw::new(lengths, &format!("{place}.{name}")))
+                    .transpose()
             };
             let prompt = law(class.prompt_tokens.as_ref(), "prompt_tokens")?;
             let output = law(class.output_tokens.as_ref(), "output_tokens")?;
@@ -271,7 +290,7 @@ impl WorkloadConfig {
             Ok(Class {
                 name: class.name.clone(),
                 priority: class.priority.unwrap_or(0),
-                slo: slo.map_err(|e| value(format!("{place}.slo"), e.expected, e.value))?,
+                slo: slo.map_err(|e| value(format!("{place}.slo"), e.expected, format!("{:e}", e.value)))?,
                 share: class.weight() / sum,
                 max_tokens: class.max_tokens.or(self.max_tokens).unwrap_or(MAX_LENGTH),
                 laws: prompt.zip(output).filter(|_| file.is_none()),

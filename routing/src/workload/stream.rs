@@ -50,7 +50,8 @@ impl RequestStream {
     /// workloads whose lengths are recorded with their arrivals.
     pub fn next_request(&self, id: RequestId, arrival: Time) -> Option<Request> {
         let plan = &*self.workload.plan;
-        if id.0 >= plan.requests || arrival >= plan.horizon || matches!(plan.lengths, LengthPlan::OfArrivals) {
+        if id.0 >= plan.requests || arrival >= plan.horizon || matches!(plan.lengths, LengthPlan::OfArrivals)
+        {
             return None;
         }
         Some(self.drawn(id.0, arrival))
@@ -177,7 +178,9 @@ impl std::iter::FusedIterator for RequestStream {}
 
 #[cfg(test)]
 mod tests {
-    use super::super::config::{Arrivals, ClassConfig, Format, Lengths, Lognormal, SloConfig, WorkloadConfig};
+    use super::super::config::{
+        Arrivals, ClassConfig, Format, Lengths, Lognormal, SloConfig, WorkloadConfig,
+    };
     use super::super::resolve::{FileRow, FileSource, FileWorkload, Surroundings};
     use super::*;
     use crate::slo::Slo;
@@ -217,7 +220,8 @@ mod tests {
         Arrivals::Gamma { rate_per_s: positive(12.0), cv: positive(1.5) }
     }
 
-    const AROUND: Surroundings = Surroundings { context_tokens: 131_072, slo: Slo { ttft: None, tpot: None } };
+    const AROUND: Surroundings =
+        Surroundings { context_tokens: 131_072, slo: Slo { ttft: None, tpot: None } };
 
     fn resolve(config: &WorkloadConfig) -> Workload {
         config.resolve(&AROUND, None).unwrap()
@@ -321,7 +325,8 @@ mod tests {
 
     #[test]
     fn a_closed_loop_starts_every_user_and_then_waits_for_the_driver() {
-        let config = WorkloadConfig { requests: Some(100), ..two_classes(Arrivals::ClosedLoop { users: 64 }) };
+        let config =
+            WorkloadConfig { requests: Some(100), ..two_classes(Arrivals::ClosedLoop { users: 64 }) };
         let workload = resolve(&config);
         assert_eq!(workload.users(), Some(64));
         let mut stream = workload.stream(Luck::new(2));
@@ -339,7 +344,8 @@ mod tests {
 
     #[test]
     fn recorded_rows_come_back_at_the_stated_speed() {
-        let file = recorded(&[(0, 10, 5, None), (4_000_000_000, 20, 6, Some(1)), (9_000_000_001, 30, 7, None)]);
+        let file =
+            recorded(&[(0, 10, 5, None), (4_000_000_000, 20, 6, Some(1)), (9_000_000_001, 30, 7, None)]);
         let mut config = WorkloadConfig {
             file: Some("trace.csv".into()),
             classes: two_classes(gamma()).classes,
@@ -350,7 +356,10 @@ mod tests {
         };
         let plain = read(&config);
         assert_eq!(plain.len(), 3);
-        assert_eq!((plain[1].class, plain[1].prompt_tokens, plain[1].truth.output_tokens()), (ClassId(1), 20, 6));
+        assert_eq!(
+            (plain[1].class, plain[1].prompt_tokens, plain[1].truth.output_tokens()),
+            (ClassId(1), 20, 6)
+        );
         assert_eq!(plain[2].arrival, Time::from_nanos(9_000_000_001));
         config.speed = Some(positive(2.0));
         assert_eq!(read(&config)[1].arrival, Time::from_nanos(2_000_000_000));
@@ -358,7 +367,10 @@ mod tests {
         assert_eq!(read(&config).len(), 2);
         let workload = config.resolve(&AROUND, Some(&file)).unwrap();
         assert_eq!(workload.size().requests, 2);
-        insta::assert_snapshot!(workload.notes().join("\n"), @"");
+        insta::assert_snapshot!(workload.notes().join("\n"), @r#"
+lengths are those of trace.csv, not the scenario's own
+requests get classes by weight: the file says none
+"#);
     }
 
     #[test]
@@ -377,11 +389,11 @@ mod tests {
         assert!(requests.iter().all(|r| r.prompt_tokens == (10_000 - r.truth.output_tokens()).min(990)));
         let mean = requests.iter().map(|r| f64::from(r.truth.output_tokens())).sum::<f64>() / 20_000.0;
         assert!((mean - 9499.5).abs() < 4.0 * 288.7 / 20_000f64.sqrt(), "{mean}");
-        insta::assert_snapshot!(workload.notes().join("\n"), @"");
+        insta::assert_snapshot!(workload.notes().join("\n"), @"10 of 1000 prompts are cut to 990 tokens (max_prompt_tokens)");
         let refused = WorkloadConfig { arrivals: None, ..config.clone() }.resolve(&AROUND, Some(&file));
-        insta::assert_snapshot!(refused.unwrap_err(), @"");
+        insta::assert_snapshot!(refused.unwrap_err(), @"workload.arrivals is missing: the file holds lengths only");
         let refused = WorkloadConfig { speed: Some(positive(2.0)), ..config }.resolve(&AROUND, Some(&file));
-        insta::assert_snapshot!(refused.unwrap_err(), @"");
+        insta::assert_snapshot!(refused.unwrap_err(), @"workload.speed has no effect here: it speeds up the arrivals of a file, and this file has none; change the rate instead");
     }
 
     #[test]

@@ -1,0 +1,10 @@
+//! The simulator: a virtual clock, a cost model that prices passes, an acceptance source that decides
+//! what is kept.
+//!
+//! No clock, no I/O, no ambient randomness, no hash-ordered map, no float in an ordering.
+
+pub mod acceptance;
+pub mod backend;
+pub mod cost;
+pub mod drive;
+pub mod simulator;

@@ -1,0 +1,41 @@
+//! The folder of a run: the resolved scenario, the report, the summary, the plots.
+
+use std::path::Path;
+
+use anyhow::Context;
+use specrouter_reports::Report;
+
+use crate::scenario::Scenario;
+
+/// Makes the folder and writes `scenario.resolved.yaml`, before anything runs: a folder that cannot
+/// be written is known at once.
+///
+/// # Errors
+/// Whatever the disk says, with the path.
+pub fn prepare(out: &Path, scenario: &Scenario) -> anyhow::Result<()> {
+    std::fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
+    put(&out.join("scenario.resolved.yaml"), &scenario.resolved_text()?)
+}
+
+/// Writes the report.
+///
+/// # Errors
+/// Whatever the disk says, with the path; a plot that cannot be drawn.
+pub fn write(out: &Path, report: &Report) -> anyhow::Result<()> {
+    put(&out.join("summary.json"), &report.to_json())?;
+    put(&out.join("report.html"), &report.html()?)?;
+    let plots = out.join("plots");
+    std::fs::create_dir_all(&plots).with_context(|| format!("cannot make the folder {}", plots.display()))?;
+    for (stem, svg) in report.plots()? {
+        put(&plots.join(format!("{stem}.svg")), &svg)?;
+    }
+    Ok(())
+}
+
+/// Writes beside and renames: a file of this name is whole or the old one.
+fn put(path: &Path, text: &str) -> anyhow::Result<()> {
+    let beside = path.with_extension("tmp");
+    std::fs::write(&beside, text)
+        .and_then(|()| std::fs::rename(&beside, path))
+        .with_context(|| format!("cannot write {}", path.display()))
+}

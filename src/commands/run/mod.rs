@@ -1,0 +1,152 @@
+//! `specrouter run`: every policy of a scenario, over its seeds and loads.
+
+mod arms;
+mod files;
+mod progress;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use specrouter_reports::{ArmResult, Report};
+use specrouter_routing::workload::Workload;
+
+use crate::args::{Format, RunArgs};
+use crate::failure::Failure;
+use crate::scenario::{self, Scenario};
+use crate::simulate;
+use arms::{Done, Job};
+
+/// Resolves the scenario, runs it, prints its table and writes its folder.
+///
+/// # Errors
+/// [`Failure::BadInput`] for a scenario that cannot be run, [`Failure::Interrupted`] after Ctrl-C
+/// with what had finished written, [`Failure::Failed`] for the rest.
+pub fn run(args: &RunArgs) -> Result<(), Failure> {
+    let mut sets = args.sets.clone();
+    sets.extend(args.seeds.map(|seeds| format!("seeds={seeds}")));
+    let scenario = scenario::resolve(&args.scenario, &sets).map_err(Failure::input)?;
+    if args.dry_run {
+        return super::dry_run::print(&scenario, args.format);
+    }
+    let out = args.out.clone().unwrap_or_else(|| default_folder(&args.scenario));
+    files::prepare(&out, &scenario)?;
+    let stop = on_interrupt()?;
+    let workloads = workloads(&scenario)?;
+    let jobs = jobs(&scenario, workloads.len());
+    let threads = args.jobs.map_or_else(cores, std::num::NonZeroUsize::get).min(jobs.len());
+    let bar = progress::bar(&scenario, &workloads, jobs.len(), args.quiet);
+    let done = arms::run_all(&scenario, &workloads, &jobs, threads, &out, &bar, &stop);
+    bar.finish();
+    let done = done?;
+    let finished = done.iter().flatten().count();
+    let report = report(&scenario, &workloads, &jobs, done, args);
+    let interrupted = stop.load(Ordering::Relaxed) && finished < jobs.len();
+    if report.arms.is_empty() {
+        return Err(if interrupted { Failure::Interrupted("no arm had finished".into()) } else { anyhow::anyhow!("no arm ran").into() });
+    }
+    files::write(&out, &report)?;
+    match args.format {
+        Format::Table => super::print(&report.text_table())?,
+        Format::Json => super::print(&report.to_json())?,
+    }
+    if !args.quiet {
+        progress::say(&format!("report: {}", out.join("report.html").display()));
+    }
+    if interrupted {
+        let kept = format!("kept {} finished arms in {}", report.arms.len(), out.display());
+        return Err(Failure::Interrupted(kept));
+    }
+    Ok(())
+}
+
+/// `out/NAME` for a scenario of the catalog or a file.
+fn default_folder(scenario: &str) -> PathBuf {
+    let stem = Path::new(scenario).file_stem().map_or_else(|| "run".into(), |stem| stem.to_string_lossy().into_owned());
+    Path::new("out").join(stem)
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+}
+
+/// A flag that Ctrl-C raises.
+fn on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let raised = Arc::clone(&stop);
+    ctrlc::set_handler(move || raised.store(true, Ordering::Relaxed)).map_err(anyhow::Error::new)?;
+    Ok(stop)
+}
+
+/// What arrives: the scenario's workload, or one for each load of its sweep.
+fn workloads(scenario: &Scenario) -> Result<Vec<(Option<f64>, Workload)>, Failure> {
+    let Some(loads) = &scenario.loads else {
+        return Ok(vec![(None, scenario.workload.clone())]);
+    };
+    let capacity = simulate::capacity(scenario)?;
+    let at = |&load: &f64| Ok((Some(load), scenario.at_rate(load * capacity)?));
+    loads.iter().map(at).collect()
+}
+
+/// Arm by arm, so that an interrupted run keeps whole arms.
+fn jobs(scenario: &Scenario, workloads: usize) -> Vec<Job> {
+    let mut jobs = Vec::new();
+    for load in 0..workloads {
+        for arm in 0..scenario.arms.len() {
+            for seed in 0..scenario.seeds.len() {
+                jobs.push(Job { load, arm, seed });
+            }
+        }
+    }
+    jobs
+}
+
+/// Arms of which every seed has finished, in the scenario's order.
+fn report(scenario: &Scenario, workloads: &[(Option<f64>, Workload)], jobs: &[Job], done: Vec<Option<Done>>, args: &RunArgs) -> Report {
+    let mut notes: Vec<String> = scenario.workload.notes().to_vec();
+    let mut facts: Vec<(String, String)> =
+        super::dry_run::facts(scenario).into_iter().map(|(what, value)| (what.to_owned(), value)).collect();
+    if let Some(loads) = &scenario.loads
+        && let Some(rate) = workloads.last().zip(loads.last()).and_then(|((_, w), load)| w.size().span_s.map(|s| w.size().requests as f64 / s / load))
+    {
+        facts.push(("target-only capacity".into(), format!("{rate:.3} requests/s")));
+    }
+    let mut arms: Vec<ArmResult> = Vec::new();
+    let mut done = done.into_iter();
+    for group in jobs.chunks(scenario.seeds.len()) {
+        let results: Vec<Done> = done.by_ref().take(group.len()).flatten().collect();
+        if results.len() < group.len() {
+            continue;
+        }
+        let arm = &scenario.arms[group[0].arm];
+        let off_grid: u64 = results.iter().map(|r| r.extrapolations).sum();
+        if off_grid > 0 {
+            notes.push(format!("{}: {off_grid} passes were priced beyond the measured table", arm.name));
+        }
+        arms.push(ArmResult {
+            policy: arm.name.clone(),
+            label: if arm.other_output { "other output".into() } else { String::new() },
+            other_output: arm.other_output,
+            load: workloads[group[0].load].0,
+            pool: arm.members.iter().map(|&index| scenario.pool[index].name.clone()).collect(),
+            seeds: results.into_iter().map(|r| r.summary).collect(),
+        });
+    }
+    let sets = args.sets.iter().map(|set| format!(" --set {set}")).collect::<String>();
+    let seeds = args.seeds.map(|seeds| format!(" --seeds {seeds}")).unwrap_or_default();
+    Report {
+        title: scenario.name.clone(),
+        scenario_name: scenario.name.clone(),
+        description: scenario.description.clone(),
+        facts,
+        pool: scenario.pool.iter().map(|model| model.name.clone()).collect(),
+        classes: scenario.workload.classes().iter().map(|class| class.name.clone()).collect(),
+        slo: scenario.slo,
+        baseline: 0,
+        arms,
+        loads: scenario.loads.clone(),
+        load_unit: "of target-only capacity".into(),
+        notes,
+        command: format!("specrouter run {}{sets}{seeds}", args.scenario),
+    }
+}

@@ -1,0 +1,38 @@
+//! The command. `args.rs` is what was typed, `scenario.rs` what it means, `commands/` does it.
+
+mod args;
+mod catalog;
+mod commands;
+mod failure;
+mod nearest;
+mod scenario;
+mod simulate;
+mod table;
+mod workload_file;
+mod yaml;
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use args::{Command, Typed};
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let result = match Typed::parse().command {
+        Command::Run(args) => commands::run::run(&args),
+        Command::Policies(args) => commands::policies::run(&args),
+        Command::Hardware(args) => commands::hardware::run(&args),
+        Command::Models(args) => commands::models::run(&args),
+        Command::Scenarios(args) => commands::scenarios::run(&args),
+        Command::Schema => commands::schema::run(),
+        Command::Completions { shell } => commands::completions::run(shell),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            // Nothing is left to do when stderr is closed too.
+            let _ = writeln!(std::io::stderr(), "{failure}");
+            failure.code()
+        }
+    }
+}

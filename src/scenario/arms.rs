@@ -1,0 +1,95 @@
+//! The arms of a scenario: its policies, each with the models it hosts.
+
+use specrouter_routing::chain::ChainError;
+use specrouter_routing::policy::price::Candidates;
+use specrouter_routing::policy::{Policy, PolicyConfig, PolicyError, PolicyPool};
+use specrouter_routing::profile::ModelSpec;
+
+use super::{MOST_ARMS, ScenarioError};
+use crate::yaml::Document;
+
+/// A policy of the scenario.
+#[derive(Clone, Debug)]
+pub struct Arm {
+    /// What tells it from the others; unique.
+    pub name: String,
+    /// What builds it.
+    pub policy: PolicyConfig,
+    /// The models it hosts, as indices into the scenario's pool.
+    pub members: Vec<usize>,
+    /// Its text comes from another target: shown, never ranked.
+    pub other_output: bool,
+}
+
+impl Arm {
+    /// The policy, for one replica.
+    ///
+    /// # Errors
+    /// [`PolicyError`]; [`super::resolve`] has met it before.
+    pub fn build(&self, pool: &[ModelSpec], max_block: u32) -> Result<Box<dyn Policy>, PolicyError> {
+        let members: Vec<ModelSpec> = self.members.iter().map(|&index| pool[index].clone()).collect();
+        let names: Vec<String> = members.iter().map(|model| model.name.clone()).collect();
+        self.policy.build(&PolicyPool { names: &names, candidates: Candidates::of_pool(&members), max_block })
+    }
+}
+
+/// Names every policy and builds it once, so that what is wrong with it is known before the run.
+///
+/// # Errors
+/// No policy or too many, one twice, and whatever keeps one from being built.
+pub(super) fn resolve(policies: &[PolicyConfig], pool: &[ModelSpec], max_block: u32, document: &Document) -> Result<Vec<Arm>, ScenarioError> {
+    if policies.is_empty() || policies.len() > MOST_ARMS {
+        return Err(document.error("policies", format_args!("expected 1 to {MOST_ARMS} policies, got {}", policies.len())).into());
+    }
+    let mut arms: Vec<Arm> = Vec::new();
+    for (index, policy) in policies.iter().enumerate() {
+        let place = format!("policies[{index}]");
+        if let Some(first) = policies[..index].iter().position(|other| other == policy) {
+            return Err(document.error(&place, format_args!("the same policy stands at policies[{first}]")).into());
+        }
+        let (members, other_output) = match policy {
+            PolicyConfig::FixedModel(fixed) => match pool.iter().position(|model| model.name == fixed.model) {
+                // The target itself is `target_only` under another name.
+                Some(member) => (vec![member], member + 1 < pool.len()),
+                // The build below says so.
+                None => ((0..pool.len()).collect(), true),
+            },
+            _ => ((0..pool.len()).collect(), false),
+        };
+        let label = policy.label();
+        // Parameters that a label does not show tell these apart, so they are counted.
+        let same = policies[..index].iter().filter(|other| other.label() == label).count();
+        let name = if same == 0 { label } else { format!("{label} #{}", same + 1) };
+        let arm = Arm { name, policy: policy.clone(), members, other_output };
+        arm.build(pool, max_block).map_err(|e| {
+            let place = format!("{place}.{}.{}", policy.name(), field(policy, &e));
+            document.error(&place, with_numbers(&e, pool))
+        })?;
+        arms.push(arm);
+    }
+    Ok(arms)
+}
+
+/// The parameter that an error is about.
+fn field(policy: &PolicyConfig, error: &PolicyError) -> &'static str {
+    match (policy, error) {
+        (_, PolicyError::Parameter { parameter, .. }) => parameter,
+        (PolicyConfig::FixedModel(_), _) => "model",
+        (PolicyConfig::Goodput(_), _) => "draft",
+        (PolicyConfig::Static(_), PolicyError::Chain { source: ChainError::Windows { .. } | ChainError::Window { .. }, .. }) => "windows",
+        (PolicyConfig::BatchTable(_), PolicyError::Chain { source: ChainError::Windows { .. } | ChainError::Window { .. }, .. }) => "table",
+        _ => "chain",
+    }
+}
+
+/// A chain's error speaks of models by number: says which is which.
+fn with_numbers(error: &PolicyError, pool: &[ModelSpec]) -> String {
+    let text = error.to_string();
+    match error {
+        PolicyError::Chain { .. } if text.contains("model") => {
+            let models: Vec<String> = pool.iter().enumerate().map(|(index, model)| format!("{index} {}", model.name)).collect();
+            format!("{text} (models: {})", models.join(", "))
+        }
+        _ => text,
+    }
+}

@@ -1,0 +1,110 @@
+//! One arm under one seed: replicas with their policies and backends, driven to the end.
+
+use std::sync::Arc;
+
+use specrouter_routing::ids::ReplicaId;
+use specrouter_routing::luck::{Luck, Stream};
+use specrouter_routing::profile::Corrected;
+use specrouter_routing::record::{RequestRecord, Sink, Status};
+use specrouter_routing::replica::Replica;
+use specrouter_routing::tally::Tally;
+use specrouter_routing::units::Time;
+use specrouter_routing::workload::Workload;
+use specrouter_sim::backend::SimBackend;
+use specrouter_sim::drive::{self, Bounds, Ended, Progress};
+use specrouter_sim::simulator::Simulator;
+
+use crate::scenario::{Arm, Scenario};
+
+/// What a run left behind, besides what its sink kept.
+pub struct Run {
+    /// Σ over replicas.
+    pub tally: Tally,
+    /// When it ended.
+    pub end: Time,
+    /// How it ended.
+    pub ended: Ended,
+    /// Prices that lay off a measured table's grid.
+    pub extrapolations: u64,
+}
+
+/// Runs `arm` over `workload` with the luck of `seed`, until every request has ended, the horizon
+/// is reached, or `watch` says false.
+///
+/// # Errors
+/// A policy's bad answer, or a scenario that cannot be built (which resolving it has ruled out).
+pub fn simulate<S: Sink>(
+    scenario: &Scenario,
+    arm: &Arm,
+    workload: &Workload,
+    seed: u64,
+    sink: &mut S,
+    watch: &mut dyn FnMut(Progress) -> bool,
+) -> anyhow::Result<Run> {
+    let luck = Luck::new(seed);
+    let raw = &scenario.raw;
+    let costs = Arc::new(scenario.hardware.model(&scenario.pool, &arm.members, raw.tensor_parallel, luck)?);
+    let belief = scenario.profile.belief(&scenario.pool, &arm.members, raw.tensor_parallel);
+    let kv = vec![scenario.kv_tokens; arm.members.len()];
+    let servers = (0..raw.replicas).map(|id| {
+        let id = ReplicaId(id);
+        let policy = arm.build(&scenario.pool, scenario.limits.max_block)?;
+        let believed = Corrected::new(Arc::clone(&belief));
+        let replica = Replica::new(id, scenario.limits.clone(), &kv, raw.limits.block_size, policy, believed)?;
+        Ok((replica, SimBackend::new(Arc::clone(&scenario.acceptance), Arc::clone(&costs), luck, id)))
+    });
+    let servers = servers.collect::<anyhow::Result<Vec<_>>>()?;
+    let mut simulator = Simulator::new(servers, raw.dispatcher.build(luck.stream(Stream::Dispatch)));
+    let mut requests = workload.stream(luck);
+    let mut bounds = Bounds { horizon: workload.horizon(), watch };
+    let ended = match workload.users() {
+        Some(users) => {
+            let mut left = workload.size().requests;
+            let next = |id, now| {
+                left = left.checked_sub(1)?;
+                requests.next_request(id, now)
+            };
+            drive::closed_loop(&mut simulator, users, next, &mut bounds, sink)?
+        }
+        None => drive::open_loop(&mut simulator, requests.by_ref(), &mut bounds, sink)?,
+    };
+    let end = if ended == Ended::Horizon { workload.horizon().unwrap_or(simulator.now()) } else { simulator.now() };
+    Ok(Run { tally: simulator.close(sink), end, ended, extrapolations: costs.extrapolations() })
+}
+
+/// Requests per second that the scenario serves with the target alone and every place taken:
+/// measured in a closed loop of as many users as places on one replica, between the first and the
+/// last quarter of its requests, times the replicas.
+///
+/// # Errors
+/// As [`simulate`].
+pub fn capacity(scenario: &Scenario) -> anyhow::Result<f64> {
+    let users = scenario.limits.max_running;
+    let requests = 8 * users.max(16);
+    let workload = scenario.in_closed_loop(users, requests)?;
+    let mut single = scenario.clone();
+    single.raw.replicas = 1;
+    let members = (0..scenario.pool.len()).collect();
+    let policy = specrouter_routing::policy::PolicyConfig::TargetOnly;
+    let arm = Arm { name: "target_only".into(), policy, members, other_output: false };
+    let mut ends = Ends::default();
+    simulate(&single, &arm, &workload, scenario.raw.seed, &mut ends, &mut |_| true)?;
+    let (first, last) = (ends.0.len() / 4, ends.0.len() * 3 / 4);
+    let span = ends.0.get(last).zip(ends.0.get(first)).map(|(l, f)| l.seconds() - f.seconds());
+    match span {
+        Some(span) if span > 0.0 => Ok((last - first) as f64 / span * f64::from(scenario.raw.replicas)),
+        _ => anyhow::bail!("the target alone finished {} of {requests} requests: no capacity to take loads of", ends.0.len()),
+    }
+}
+
+/// When requests finished.
+#[derive(Default)]
+struct Ends(Vec<Time>);
+
+impl Sink for Ends {
+    fn request(&mut self, record: &RequestRecord) {
+        if record.status == Status::Finished {
+            self.0.extend(record.last_token);
+        }
+    }
+}

@@ -1,0 +1,20 @@
+//! Traces: the tables that one run of one arm and seed leaves behind.
+//!
+//! A trace is a folder with a `manifest.json` and parquet tables ([`schema`]). [`TraceWriter`] keeps
+//! the rows of a run as its [`Sink`](specrouter_routing::record::Sink), in row groups, so its
+//! memory does not grow with the run; [`Trace`] reads them back. This crate is the one home of
+//! polars.
+
+mod error;
+mod manifest;
+mod part;
+mod read;
+mod rows;
+pub mod schema;
+mod write;
+
+pub use error::TraceError;
+pub use manifest::{MANIFEST_FILE, Manifest, Part, Run};
+pub use read::Trace;
+pub use schema::{SCHEMA_VERSION, Table};
+pub use write::{Tables, TraceWriter};
