@@ -65,7 +65,7 @@ fn the_scenario_itself_is_read() {
 #[test]
 fn what_is_no_scenario_is_refused() {
     insta::assert_snapshot!(error(&Folder::new().run(&["run", "gone.yaml", "--dry-run"])), @"cannot read scenario gone.yaml: No such file or directory (os error 2)");
-    insta::assert_snapshot!(error(&Folder::new().run(&["run", "quikstart", "--dry-run"])), @"unknown scenario `quikstart`");
+    insta::assert_snapshot!(error(&Folder::new().run(&["run", "quikstart", "--dry-run"])), @"unknown scenario `quikstart`; did you mean `quickstart`?");
     insta::assert_snapshot!(error(&Folder::new().with("folder.yaml/x", "").run(&["run", "folder.yaml", "--dry-run"])), @"cannot read scenario folder.yaml: Is a directory (os error 21)");
     insta::assert_snapshot!(refused(""), @"s.yaml: expected a map of fields, got an empty file");
     insta::assert_snapshot!(refused("# only a comment\n"), @"s.yaml: expected a map of fields, got an empty file");

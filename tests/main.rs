@@ -5,3 +5,4 @@ mod command;
 mod costs;
 mod floors;
 mod program;
+mod run;

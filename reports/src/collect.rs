@@ -108,7 +108,8 @@ impl Columns {
             Status::Waiting => counts.waiting += 1,
             Status::TooLong => counts.too_long += 1,
         }
-        let (Status::Finished, Some(first), Some(last)) = (record.status, record.first_token, record.last_token)
+        let (Status::Finished, Some(first), Some(last)) =
+            (record.status, record.first_token, record.last_token)
         else {
             return;
         };
@@ -233,7 +234,7 @@ mod tests {
         let mut columns = Columns::default();
         columns.add(&request(0, 0, 100, 500, 5));
         columns.add(&request(1, 0, 100, 100, 1));
-        assert_eq!(columns.tpot[0], 0.1);
+        assert!((columns.tpot[0] - 0.1).abs() < 1e-7);
         assert!(columns.tpot[1].is_nan());
     }
 
@@ -241,7 +242,13 @@ mod tests {
     fn unfinished_requests_are_counted_and_have_no_latency() {
         let mut columns = Columns::default();
         columns.add(&RequestRecord { status: Status::Running, ..request(0, 3, 10, 50, 4) });
-        let waiting = RequestRecord { status: Status::Waiting, first_token: None, last_token: None, output_tokens: 0, ..request(1, 0, 0, 0, 1) };
+        let waiting = RequestRecord {
+            status: Status::Waiting,
+            first_token: None,
+            last_token: None,
+            output_tokens: 0,
+            ..request(1, 0, 0, 0, 1)
+        };
         columns.add(&waiting);
         assert_eq!(columns.len(), 0);
         let running = columns.classes[3];

@@ -223,7 +223,8 @@ pub fn t_test(values: &[f64]) -> Option<f64> {
 /// Zeros are dropped; ties share their mean rank, and the distribution is that of the ranks at
 /// hand. 1 when nothing is left.
 pub fn signed_rank(values: &[f64]) -> f64 {
-    let mut sizes: Vec<(f64, bool)> = values.iter().filter(|&&v| v != 0.0).map(|v| (v.abs(), *v > 0.0)).collect();
+    let mut sizes: Vec<(f64, bool)> =
+        values.iter().filter(|&&v| v != 0.0).map(|v| (v.abs(), *v > 0.0)).collect();
     sizes.sort_by(|a, b| a.0.total_cmp(&b.0));
     // Doubled ranks are integers, ties included.
     let mut ranks = Vec::with_capacity(sizes.len());
@@ -308,7 +309,10 @@ fn shared<'a>(arm: &'a ArmResult, base: &'a ArmResult) -> Vec<(&'a SeedSummary, 
 }
 
 fn compare(
-    metric: Metric, arm: &ArmResult, base: &ArmResult, pairs: &[(&SeedSummary, &SeedSummary)],
+    metric: Metric,
+    arm: &ArmResult,
+    base: &ArmResult,
+    pairs: &[(&SeedSummary, &SeedSummary)],
 ) -> Option<Comparison> {
     let value = |s: &SeedSummary| metric.shown(&s.summary);
     let values: Vec<(f64, f64)> = pairs.iter().filter_map(|(a, b)| value(a).zip(value(b))).collect();
@@ -345,11 +349,12 @@ fn verdict(c: &Comparison) -> String {
     let Some(interval) = c.interval else {
         return format!("{}; one seed: no interval", size(c.effect));
     };
-    if interval.low == interval.high {
+    if interval.low.total_cmp(&interval.high).is_eq() {
         let same = format!("{} in every seed", size(c.effect));
         return if c.effect == 0.0 { "exactly equal in every seed".into() } else { same };
     }
-    let range = format!("{} (95 % interval {} to {})", size(c.effect), size(interval.low), size(interval.high));
+    let range =
+        format!("{} (95 % interval {} to {})", size(c.effect), size(interval.low), size(interval.high));
     if c.relative && interval.low > -NEGLIGIBLE && interval.high < NEGLIGIBLE {
         return format!("no difference larger than {:.0} %: {range}", NEGLIGIBLE * 100.0);
     }
@@ -451,7 +456,8 @@ mod tests {
     #[test]
     fn other_output_stands_outside_comparisons() {
         let other = ArmResult { other_output: true, ..arm("fixed", &[0.1, 0.2]) };
-        let report = Report { baseline: 0, ..report(vec![other, arm("base", &[1.0, 1.1]), arm("x", &[0.9, 1.0])]) };
+        let report =
+            Report { baseline: 0, ..report(vec![other, arm("base", &[1.0, 1.1]), arm("x", &[0.9, 1.0])]) };
         assert_eq!(report.baseline_arm(), Some(1));
         assert!(report.comparisons().iter().all(|c| c.policy == "x" && c.baseline == "base"));
     }

@@ -8,6 +8,7 @@
 
 pub mod collect;
 pub mod compare;
+mod distribution;
 mod html;
 mod numbers;
 pub mod plot;
@@ -17,10 +18,10 @@ mod table;
 pub mod timeline;
 
 use specrouter_routing::slo::Slo;
-use serde::Serialize;
 
 pub use collect::{Collector, Columns, Keep};
 pub use compare::{Across, Comparison, Interval, Metric};
+pub use distribution::{Cdf, Stats, percentile};
 pub use summary::{Facts, Saturation, SeedResult, SeedSummary, Summary, summarize};
 pub use timeline::TimelineSink;
 
@@ -154,14 +155,4 @@ impl Report {
             Err(ReportError::Empty(self.arms.len()))
         }
     }
-}
-
-/// `(threshold, cumulative share)` points of a distribution, ascending in both; at most
-/// [`Cdf::MOST`] points.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Cdf(pub Vec<(f64, f64)>);
-
-impl Cdf {
-    /// Most points of one distribution.
-    pub const MOST: usize = 200;
 }

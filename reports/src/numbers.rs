@@ -63,8 +63,14 @@ mod tests {
     #[test]
     fn numbers_keep_three_digits() {
         let shown = [0.0, 0.04123, 0.4123, 4.123, 41.23, 99.97, 412.3, 41234.5, -1234567.0, 1e-7].map(number);
-        assert_eq!(shown, ["0", "0.0412", "0.412", "4.12", "41.2", "100", "412", "41,234", "-1,234,567", "1.0e-7"]);
+        assert_eq!(
+            shown,
+            ["0", "0.0412", "0.412", "4.12", "41.2", "100", "412", "41,234", "-1,234,567", "1.0e-7"]
+        );
         assert_eq!([number(f64::NAN), change(-0.2), change(12.0)], ["-", "-20.0 %", "13.0x"]);
-        assert_eq!([seconds(0.0123), seconds(1.5), seconds(2e-6), seconds(6000.0)], ["12.3 ms", "1.50 s", "2.00 µs", "100 min"]);
+        assert_eq!(
+            [seconds(0.0123), seconds(1.5), seconds(2e-6), seconds(6000.0)],
+            ["12.3 ms", "1.50 s", "2.00 µs", "100 min"]
+        );
     }
 }

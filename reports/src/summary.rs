@@ -20,8 +20,9 @@ use serde::Serialize;
 use specrouter_routing::tally::{ModelTally, PairTally, Tally};
 use specrouter_routing::units::Time;
 
-use crate::Cdf;
 use crate::collect::{ClassCounts, Columns};
+pub use crate::distribution::{Cdf, Stats};
+use crate::distribution::{cdf, gap_cdf, gap_stats, sorted, stats};
 pub use crate::saturation::Saturation;
 
 /// What one run left behind: one policy, one load, one seed.
@@ -78,23 +79,6 @@ pub struct SeedSummary {
     pub replicas: u32,
     /// KV blocks there are, Σ over replicas and models.
     pub kv_blocks_total: u64,
-}
-
-/// Mean and percentiles of a latency, in seconds.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
-pub struct Stats {
-    /// Values behind it.
-    pub count: u64,
-    /// Arithmetic mean.
-    pub mean: f64,
-    /// Median.
-    pub p50: f64,
-    /// 90th percentile.
-    pub p90: f64,
-    /// 95th percentile.
-    pub p95: f64,
-    /// 99th percentile.
-    pub p99: f64,
 }
 
 /// Requests by how they ended.
@@ -294,7 +278,8 @@ fn distributions(result: &SeedResult, facts: &Facts) -> (Summary, [Cdf; 3]) {
     let devices = f64::from(result.replicas) * f64::from(result.devices_per_replica);
     let tokens = total.output_tokens as f64;
     let per_token = |amount: f64| (tokens > 0.0).then(|| amount * devices * seconds / tokens);
-    let name = |names: &[String], index: usize| names.get(index).cloned().unwrap_or_else(|| index.to_string());
+    let name =
+        |names: &[String], index: usize| names.get(index).cloned().unwrap_or_else(|| index.to_string());
 
     let summary = Summary {
         seed: result.seed,
@@ -331,7 +316,11 @@ fn distributions(result: &SeedResult, facts: &Facts) -> (Summary, [Cdf; 3]) {
         batch_mean: tally.models.last().map_or(0.0, batch),
         running_mean: while_busy(stretches.iter().map(|s| s.running).sum()),
         queue_mean: share(stretches.iter().map(|s| s.queued).sum()),
-        kv_use: if blocks > 0.0 { while_busy(stretches.iter().map(|s| s.kv_blocks).sum()) / blocks } else { 0.0 },
+        kv_use: if blocks > 0.0 {
+            while_busy(stretches.iter().map(|s| s.kv_blocks).sum()) / blocks
+        } else {
+            0.0
+        },
         dollars_per_million: result.dollars_per_device_hour.and_then(|d| per_token(d / 3600.0 * 1e6)),
         joules_per_token: result.watts_per_device.and_then(per_token),
         preemptions: tally.preemptions,
@@ -400,7 +389,8 @@ fn pair_summary(drafter: String, verifier: String, pair: &PairTally) -> PairSumm
 fn model_summary(name: String, model: &ModelTally, share: impl Fn(f64) -> f64) -> ModelSummary {
     let busy = model.busy.nanos() as f64;
     let catch_up = model.catch_up_nanos.min(busy);
-    let kept = if model.proposed_tokens > 0 { model.kept_tokens as f64 / model.proposed_tokens as f64 } else { 0.0 };
+    let kept =
+        if model.proposed_tokens > 0 { model.kept_tokens as f64 / model.proposed_tokens as f64 } else { 0.0 };
     ModelSummary {
         model: name,
         passes: model.passes,
@@ -413,7 +403,11 @@ fn model_summary(name: String, model: &ModelTally, share: impl Fn(f64) -> f64) -
 }
 
 fn class_summary(
-    class: String, index: usize, counted: &ClassCounts, columns: &Columns, seconds: f64,
+    class: String,
+    index: usize,
+    counted: &ClassCounts,
+    columns: &Columns,
+    seconds: f64,
 ) -> ClassSummary {
     let own = |column: &[f32]| {
         let rows = columns.class.iter().zip(column).filter(|&(&c, _)| usize::from(c) == index);
@@ -431,71 +425,8 @@ fn class_summary(
     }
 }
 
-/// Ascending, NaN (undefined) left out.
-fn sorted(values: impl Iterator<Item = f32>) -> Vec<f32> {
-    let mut values: Vec<f32> = values.filter(|v| !v.is_nan()).collect();
-    values.sort_unstable_by(f32::total_cmp);
-    values
-}
-
-/// The `q`-quantile of ascending values: linear interpolation at rank (n − 1)·q. `None` of nothing.
-pub fn percentile(sorted: &[f32], q: f64) -> Option<f64> {
-    let rank = sorted.len().checked_sub(1)? as f64 * q.clamp(0.0, 1.0);
-    let low = rank.floor() as usize;
-    let (a, b) = (f64::from(sorted[low]), f64::from(sorted[(low + 1).min(sorted.len() - 1)]));
-    Some(a + (b - a) * (rank - low as f64))
-}
-
-fn stats(sorted: &[f32]) -> Option<Stats> {
-    let q = |q| percentile(sorted, q);
-    Some(Stats {
-        count: sorted.len() as u64,
-        mean: sorted.iter().map(|&v| f64::from(v)).sum::<f64>() / sorted.len().max(1) as f64,
-        p50: q(0.5)?,
-        p90: q(0.9)?,
-        p95: q(0.95)?,
-        p99: q(0.99)?,
-    })
-}
-
-/// At most [`Cdf::MOST`] steps of the distribution, the first and the last value among them.
-fn cdf(sorted: &[f32]) -> Cdf {
-    let n = sorted.len();
-    let points = n.min(Cdf::MOST);
-    let rank = |k: usize| if points > 1 { k * (n - 1) / (points - 1) } else { 0 };
-    Cdf((0..points).map(|k| (f64::from(sorted[rank(k)]), (rank(k) + 1) as f64 / n as f64)).collect())
-}
-
-fn gap_stats(tally: &Tally) -> Option<Stats> {
-    let (mut below, mut sum) = (0, 0.0);
-    for (upper, seen) in tally.gaps.cumulative() {
-        // Buckets are 1/32 of a doubling wide: the middle lies half of that under the upper edge.
-        let doubling = (upper * 1e9 - 0.5).max(1.0).log2().floor().max(5.0).exp2() * 1e-9;
-        sum += (seen - below) as f64 * (upper - doubling / 64.0);
-        below = seen;
-    }
-    let q = |q| tally.gaps.quantile(q);
-    Some(Stats {
-        count: tally.gaps.len(),
-        mean: sum / tally.gaps.len().max(1) as f64,
-        p50: q(0.5)?,
-        p90: q(0.9)?,
-        p95: q(0.95)?,
-        p99: q(0.99)?,
-    })
-}
-
-fn gap_cdf(tally: &Tally) -> Cdf {
-    let steps = tally.gaps.cumulative();
-    let (n, points) = (steps.len(), steps.len().min(Cdf::MOST));
-    let index = |k: usize| if points > 1 { k * (n - 1) / (points - 1) } else { 0 };
-    let all = tally.gaps.len().max(1) as f64;
-    Cdf((0..points).map(|k| (steps[index(k)].0, steps[index(k)].1 as f64 / all)).collect())
-}
-
 #[cfg(test)]
 pub(crate) mod tests {
-    use proptest::prelude::*;
     use specrouter_routing::ids::{ClassId, ModelId, ReplicaId, RequestId};
     use specrouter_routing::profile::PassShape;
     use specrouter_routing::record::{RequestRecord, Status};
@@ -504,7 +435,13 @@ pub(crate) mod tests {
     use super::*;
 
     /// A finished request that arrived at 0; times in milliseconds.
-    pub(crate) fn request(id: u64, class: u16, first_ms: u64, last_ms: u64, output_tokens: u32) -> RequestRecord {
+    pub(crate) fn request(
+        id: u64,
+        class: u16,
+        first_ms: u64,
+        last_ms: u64,
+        output_tokens: u32,
+    ) -> RequestRecord {
         RequestRecord {
             id: RequestId(id),
             replica: ReplicaId(0),
@@ -548,17 +485,6 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn percentiles_interpolate_between_order_statistics() {
-        // numpy.percentile([1, 2, 3, 4], [50, 90, 95, 99])
-        let values = [1.0, 2.0, 3.0, 4.0];
-        for (q, expected) in [(0.5, 2.5), (0.9, 3.7), (0.95, 3.85), (0.99, 3.97), (0.0, 1.0), (1.0, 4.0)] {
-            near(percentile(&values, q).unwrap(), expected);
-        }
-        assert_eq!(percentile(&[7.0], 0.99), Some(7.0));
-        assert_eq!(percentile(&[], 0.5), None);
-    }
-
-    #[test]
     fn rates_and_prices_follow_their_definitions() {
         let slo = |met, r| RequestRecord { slo_met: Some(met), ..r };
         let requests = [
@@ -588,7 +514,10 @@ pub(crate) mod tests {
     fn without_slo_there_is_no_goodput_and_without_requests_no_latency() {
         assert_eq!(summarize(&result(&[request(0, 0, 1, 2, 2)], Tally::new(1)), &facts()).goodput, None);
         let empty = summarize(&result(&[], Tally::new(1)), &facts());
-        assert_eq!((empty.ttft_s, empty.itl_s, empty.accepted_length, empty.dollars_per_million), (None, None, None, None));
+        assert_eq!(
+            (empty.ttft_s, empty.itl_s, empty.accepted_length, empty.dollars_per_million),
+            (None, None, None, None)
+        );
     }
 
     #[test]
@@ -638,26 +567,5 @@ pub(crate) mod tests {
         (1..=1000u64).for_each(|i| tally.gaps.add(Span::from_nanos(i * 17_000)));
         let itl = summarize(&result(&[], tally), &facts()).itl_s.unwrap();
         assert!((itl.mean / (500.5 * 17e-6) - 1.0).abs() < 0.011, "{}", itl.mean);
-    }
-
-    proptest! {
-        #[test]
-        fn a_cdf_rises_to_one_and_stays_small(values in prop::collection::vec(0.0f32..1e3, 1..900)) {
-            let sorted = sorted(values.iter().copied());
-            let Cdf(points) = cdf(&sorted);
-            prop_assert!(points.len() <= Cdf::MOST);
-            prop_assert!(points.windows(2).all(|w| w[0].0 <= w[1].0 && w[0].1 <= w[1].1));
-            prop_assert_eq!(points.last().copied(), Some((f64::from(*sorted.last().unwrap()), 1.0)));
-            prop_assert_eq!(points[0].0, f64::from(sorted[0]));
-        }
-
-        #[test]
-        fn percentiles_are_ordered_and_inside(values in prop::collection::vec(0.0f32..1e3, 1..200)) {
-            let sorted = sorted(values.iter().copied());
-            let s = stats(&sorted).unwrap();
-            let (low, high) = (f64::from(sorted[0]), f64::from(sorted[sorted.len() - 1]));
-            prop_assert!(low <= s.p50 && s.p50 <= s.p90 && s.p90 <= s.p95 && s.p95 <= s.p99 && s.p99 <= high);
-            prop_assert!(low - 1e-9 <= s.mean && s.mean <= high + 1e-9);
-        }
     }
 }

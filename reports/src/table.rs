@@ -254,7 +254,13 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn report(arms: Vec<ArmResult>) -> Report {
-        Report { title: "two arms".into(), arms, pool: vec!["large".into()], classes: vec!["chat".into()], ..Report::default() }
+        Report {
+            title: "two arms".into(),
+            arms,
+            pool: vec!["large".into()],
+            classes: vec!["chat".into()],
+            ..Report::default()
+        }
     }
 
     #[test]
@@ -283,13 +289,21 @@ pub(crate) mod tests {
     #[test]
     fn one_seed_has_no_interval() {
         let text = text(&report(vec![arm("a", &[1.0]), arm("b", &[0.8])]));
-        assert!(text.contains("one seed: no interval") && text.contains("-20.0 %") && !text.contains("("), "{text}");
+        assert!(
+            text.contains("one seed: no interval") && text.contains("-20.0 %") && !text.contains("("),
+            "{text}"
+        );
     }
 
     #[test]
     fn a_sweep_has_a_block_for_each_load() {
         let at = |load, arm: ArmResult| ArmResult { load: Some(load), ..arm };
-        let arms = vec![at(0.2, arm("a", &[1.0])), at(0.2, arm("b", &[0.9])), at(0.8, arm("a", &[2.0])), at(0.8, arm("b", &[1.0]))];
+        let arms = vec![
+            at(0.2, arm("a", &[1.0])),
+            at(0.2, arm("b", &[0.9])),
+            at(0.8, arm("a", &[2.0])),
+            at(0.8, arm("b", &[1.0])),
+        ];
         let report = Report { loads: Some(vec![0.2, 0.8]), load_unit: "of capacity".into(), ..report(arms) };
         let text = report.text_table();
         assert!(text.contains("load 0.2 of capacity\n") && text.contains("load 0.8 of capacity\n"), "{text}");

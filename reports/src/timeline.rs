@@ -102,7 +102,11 @@ struct Events {
 
 impl Events {
     fn next(&mut self) {
-        self.text.push_str(if self.text.is_empty() { "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n" } else { ",\n" });
+        self.text.push_str(if self.text.is_empty() {
+            "{\"displayTimeUnit\":\"ms\",\"traceEvents\":[\n"
+        } else {
+            ",\n"
+        });
     }
 
     /// Names process `pid` or its track `tid`.
@@ -160,7 +164,10 @@ impl Events {
             r.preemptions,
             r.status.as_str(),
         );
-        let spans = [("wait and prefill".to_owned(), r.arrival, first), (format!("decode x{}", r.output_tokens), first, end)];
+        let spans = [
+            ("wait and prefill".to_owned(), r.arrival, first),
+            (format!("decode x{}", r.output_tokens), first, end),
+        ];
         for (name, from, to) in spans {
             let length = to.since(from).unwrap_or(Span::ZERO);
             self.next();
@@ -245,7 +252,8 @@ mod tests {
             sink.request(&RequestRecord { arrival: at(from), ..request(id, 0, from + 1, to, 4) });
         }
         let events = events(&sink);
-        let decodes: Vec<_> = events.iter().filter(|e| e["name"] == "decode x4").map(|e| e["tid"].clone()).collect();
+        let decodes: Vec<_> =
+            events.iter().filter(|e| e["name"] == "decode x4").map(|e| e["tid"].clone()).collect();
         assert_eq!(decodes, [1, 2, 1]);
     }
 

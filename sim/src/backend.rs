@@ -35,7 +35,8 @@ impl Backend for SimBackend {
 
     fn admit(&mut self, slot: Slot, request: &Request) {
         let output = request.truth.output_tokens().max(1);
-        let mut sequence = Sequence { request: request.id, class: request.class.0, output, ..Sequence::default() };
+        let mut sequence =
+            Sequence { request: request.id, class: request.class.0, output, ..Sequence::default() };
         with_law!(&*self.source, law => law.admit(&self.contents.coins, &mut sequence));
         self.contents.admit(slot, sequence);
     }
@@ -155,7 +156,9 @@ impl Contents {
         let remaining = sequence.output.saturating_sub(start);
         let result = if level + 1 == depth && depth <= 2 {
             let kept = match (depth, block) {
-                (2, 1..) => law.prefix(walk, start, block.min(remaining), row.plan.model(0), row.plan.model(1)),
+                (2, 1..) => {
+                    law.prefix(walk, start, block.min(remaining), row.plan.model(0), row.plan.model(1))
+                }
                 _ => 0,
             };
             commit(kept, row.committed, sequence.output)
@@ -171,7 +174,10 @@ impl Contents {
         let (examined, similarity) = match level.checked_sub(1) {
             Some(below) if block > 0 => {
                 let examined = compared.min(block);
-                (examined, law.similarities(walk, start, examined, row.plan.model(below), row.plan.model(level)))
+                (
+                    examined,
+                    law.similarities(walk, start, examined, row.plan.model(below), row.plan.model(level)),
+                )
             }
             _ => (0, 0.0),
         };
@@ -197,7 +203,13 @@ impl Contents {
 
     /// The rows of a draft pass whose token is a stop token. The rows of a fill are looked at once, at
     /// its first token, and only those that may reach their end; later passes look at the few that will.
-    fn drafts<L: Law>(&mut self, law: &L, fill: &Fill<'_>, row: impl Fn(usize) -> Row, ends: &mut Vec<FillEnd>) {
+    fn drafts<L: Law>(
+        &mut self,
+        law: &L,
+        fill: &Fill<'_>,
+        row: impl Fn(usize) -> Row,
+        ends: &mut Vec<FillEnd>,
+    ) {
         if fill.drafted == 0 && self.near_count > 0 {
             for (index, &slot) in fill.slots.iter().enumerate() {
                 if self.near[slot.index()] {
@@ -234,13 +246,23 @@ impl Contents {
     }
 
     /// The rows of a draft pass whose token the plan's stop rule ends the fill with: keep, then stop.
-    fn confidence(&mut self, source: &Source, fill: &Fill<'_>, row: impl Fn(usize) -> Row, ends: &mut Vec<FillEnd>) {
+    fn confidence(
+        &mut self,
+        source: &Source,
+        fill: &Fill<'_>,
+        row: impl Fn(usize) -> Row,
+        ends: &mut Vec<FillEnd>,
+    ) {
         if fill.plan.depth() < 2 {
             return;
         }
         let cohort = fill.cohort;
         let stops = ends.iter().filter(|end| end.cohort == cohort).map(|end| end.row).collect::<Vec<_>>();
-        let pair = Pair { drafter: fill.plan.model(0), verifier: fill.plan.model(1), depth: u32::from(fill.drafted) };
+        let pair = Pair {
+            drafter: fill.plan.model(0),
+            verifier: fill.plan.model(1),
+            depth: u32::from(fill.drafted),
+        };
         for index in 0..fill.slots.len() {
             let row = row(index);
             let position = row.committed + row.ahead + u32::from(fill.drafted);

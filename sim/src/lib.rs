@@ -7,4 +7,8 @@ pub mod acceptance;
 pub mod backend;
 pub mod cost;
 pub mod drive;
+#[cfg(test)]
+mod golden;
+#[cfg(test)]
+mod oracle;
 pub mod simulator;

@@ -8,7 +8,7 @@ use std::io::BufRead;
 
 use serde::Deserialize;
 use specrouter_routing::units::Span;
-use specrouter_routing::workload::{ClientLoad, ClientWindow, GapShape, Histogram, MAX_REQUESTS};
+use specrouter_routing::workload::{ClientLoad, ClientWindow, GapShape, Histogram};
 
 use super::error::FileError;
 use super::table::{Lines, Row, Schema, Table};
@@ -26,6 +26,9 @@ const LENGTH_WINDOW_S: u64 = 21_600;
 
 /// Latest beginning of a window: a leap year's end.
 const MAX_START_S: u64 = 366 * 86_400;
+
+/// Highest rate of one client in requests per second.
+const MAX_RATE_PER_S: f64 = 1e5;
 
 const FIELDS: &str = "client, window_start_s, input_tokens and output_tokens";
 
@@ -75,7 +78,7 @@ pub(super) fn read<R: BufRead, S: BufRead>(
         if seen.insert((client, start), ()).is_some() {
             return Err(FileError::Twice { path: rates_path, line, client, window_start_s: start });
         }
-        let rate = row.number(2, MAX_REQUESTS as f64 / RATE_WINDOW_S as f64)?;
+        let rate = row.number(2, MAX_RATE_PER_S)?;
         let gaps = gap_shape(&row)?;
         let window_start_s = start / LENGTH_WINDOW_S * LENGTH_WINDOW_S;
         let Some(&histogram) = lengths.index.get(&(client, window_start_s)) else {
@@ -101,7 +104,7 @@ pub(super) fn read<R: BufRead, S: BufRead>(
     let mut notes = Vec::new();
     if lengths.dropped.1 > 0 {
         notes.push(format!(
-            "{}: outputs of 0 tokens are left out of {} histograms (at most a share of {:.2e})",
+            "{}: {} histograms have outputs of 0 tokens, at most a share of {:.2e}; these are left out",
             lengths_path.display(),
             lengths.dropped.1,
             lengths.dropped.0,

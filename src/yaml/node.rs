@@ -96,15 +96,16 @@ impl Scalar {
         if !number {
             return Meaning::Text(text);
         }
-        if digits(10, bare) {
-            if let Ok(value) = bare.parse::<u64>() {
-                if sign.is_empty() {
-                    return Meaning::Unsigned(value);
-                }
-                if let Ok(value) = format!("-{bare}").parse::<i64>() {
-                    return Meaning::Signed(value);
-                }
-            }
+        if sign.is_empty()
+            && digits(10, bare)
+            && let Ok(value) = bare.parse()
+        {
+            return Meaning::Unsigned(value);
+        }
+        if digits(10, bare)
+            && let Ok(value) = text.parse()
+        {
+            return Meaning::Signed(value);
         }
         // Rust's grammar of floats is that of the core schema, but for the words refused above.
         text.parse::<f64>().map_or(Meaning::Text(text), Meaning::Float)

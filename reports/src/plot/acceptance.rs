@@ -13,9 +13,11 @@ const LEAST: u64 = 30;
 const MOST: usize = 6;
 
 type Pair = (String, String);
+/// `(tried, kept)` by position, for every pair.
+type Positions = BTreeMap<Pair, Vec<(u64, u64)>>;
 
 pub(crate) fn figure(view: &View<'_>) -> Result<Option<Figure>, ReportError> {
-    let by_arm: Vec<(&Shown<'_>, BTreeMap<Pair, Vec<(u64, u64)>>)> =
+    let by_arm: Vec<(&Shown<'_>, Positions)> =
         view.arms.iter().map(|shown| (shown, positions(shown.arm))).collect();
     let mut pairs: BTreeMap<&Pair, u64> = BTreeMap::new();
     for (pair, at) in by_arm.iter().flat_map(|(_, own)| own) {
@@ -56,9 +58,9 @@ pub(crate) fn figure(view: &View<'_>) -> Result<Option<Figure>, ReportError> {
 }
 
 /// `(tried, kept)` by pair and position, Σ over seeds.
-fn positions(arm: &ArmResult) -> BTreeMap<Pair, Vec<(u64, u64)>> {
+fn positions(arm: &ArmResult) -> Positions {
     let name = |i: usize| arm.pool.get(i).cloned().unwrap_or_else(|| i.to_string());
-    let mut out: BTreeMap<Pair, Vec<(u64, u64)>> = BTreeMap::new();
+    let mut out: Positions = BTreeMap::new();
     for ((drafter, verifier), pair) in arm.seeds.iter().flat_map(|seed| &seed.tally.pairs) {
         let at = pair.by_position();
         let sum = out.entry((name(drafter.index()), name(verifier.index()))).or_default();

@@ -20,7 +20,11 @@ impl Unit {
     fn label(self, value: f64) -> String {
         let trimmed = |text: String| {
             let (digits, unit) = text.split_once(' ').map_or((text.as_str(), ""), |(d, u)| (d, u));
-            let digits = if digits.contains('.') { digits.trim_end_matches('0').trim_end_matches('.') } else { digits };
+            let digits = if digits.contains('.') {
+                digits.trim_end_matches('0').trim_end_matches('.')
+            } else {
+                digits
+            };
             if unit.is_empty() { digits.to_owned() } else { format!("{digits} {unit}") }
         };
         match self {
@@ -75,16 +79,32 @@ impl Axis {
 
     /// From `low` to `high`, which is above it.
     pub(crate) fn between(low: f64, high: f64, unit: Unit, label: &str) -> Self {
-        Self { low, high: if high > low { high } else { low + 1.0 }, log: false, unit, label: label.into(), names: Vec::new() }
+        Self {
+            low,
+            high: if high > low { high } else { low + 1.0 },
+            log: false,
+            unit,
+            label: label.into(),
+            names: Vec::new(),
+        }
     }
 
     /// Logarithmic over all values above 0.
     pub(crate) fn log(values: impl Iterator<Item = f64>, unit: Unit, label: &str) -> Self {
-        let range = values.filter(|v| *v > 0.0 && v.is_finite()).fold((f64::MAX, 0.0), |(l, h), v| (v.min(l), v.max(h)));
+        let range = values
+            .filter(|v| *v > 0.0 && v.is_finite())
+            .fold((f64::MAX, 0.0), |(l, h), v| (v.min(l), v.max(h)));
         let (low, high) = if range.1 > 0.0 { range } else { (1.0, 10.0) };
         // At least a third of a decade, so that ticks fit.
         let spare = (0.33 - (high / low).log10()).max(0.0) / 2.0 + 0.02;
-        Self { low: low / 10f64.powf(spare), high: high * 10f64.powf(spare), log: true, unit, label: label.into(), names: Vec::new() }
+        Self {
+            low: low / 10f64.powf(spare),
+            high: high * 10f64.powf(spare),
+            log: true,
+            unit,
+            label: label.into(),
+            names: Vec::new(),
+        }
     }
 
     /// Where `value` lies, 0 at the low end and 1 at the high end; values outside stay at the ends.
@@ -155,7 +175,11 @@ const SIZE: f64 = 11.5;
 impl<'c, 'a> Panel<'c, 'a> {
     /// Draws title, grid, ticks and labels into the frame `(left, top, width, height)`.
     pub(crate) fn new(
-        canvas: &'c Canvas<'a>, frame: (f64, f64, f64, f64), title: &str, x: Axis, y: Axis,
+        canvas: &'c Canvas<'a>,
+        frame: (f64, f64, f64, f64),
+        title: &str,
+        x: Axis,
+        y: Axis,
     ) -> Result<Self, Failure> {
         let (left, top, width, height) = frame;
         let longest = y.names.iter().map(|n| text_width(n, SIZE)).fold(0.0, f64::max);
@@ -177,18 +201,40 @@ impl<'c, 'a> Panel<'c, 'a> {
         for tick in panel.y.ticks(most) {
             let (_, at) = panel.place(panel.x.low, tick);
             canvas.line(&[(panel.left, at), (panel.right, at)], Paint::Grid, 1.0, Dash::Solid)?;
-            canvas.text(&panel.y.unit.label(tick), (panel.left - 7.0, at), SIZE, Paint::Muted, Anchor::Right)?;
+            canvas.text(
+                &panel.y.unit.label(tick),
+                (panel.left - 7.0, at),
+                SIZE,
+                Paint::Muted,
+                Anchor::Right,
+            )?;
         }
         let room = if panel.x.unit == Unit::Number { 32.0 } else { 52.0 };
         for tick in panel.x.ticks(((panel.right - panel.left) / room) as usize) {
             let (at, _) = panel.place(tick, panel.y.low);
             canvas.line(&[(at, panel.top), (at, panel.bottom)], Paint::Grid, 1.0, Dash::Solid)?;
-            canvas.text(&panel.x.unit.label(tick), (at, panel.bottom + 13.0), SIZE, Paint::Muted, Anchor::Middle)?;
+            canvas.text(
+                &panel.x.unit.label(tick),
+                (at, panel.bottom + 13.0),
+                SIZE,
+                Paint::Muted,
+                Anchor::Middle,
+            )?;
         }
-        canvas.line(&[(panel.left, panel.bottom), (panel.right, panel.bottom)], Paint::Muted, 1.0, Dash::Solid)?;
+        canvas.line(
+            &[(panel.left, panel.bottom), (panel.right, panel.bottom)],
+            Paint::Muted,
+            1.0,
+            Dash::Solid,
+        )?;
         let middle = ((panel.left + panel.right) / 2.0, panel.bottom + 32.0);
         canvas.text(&panel.x.label, middle, SIZE + 0.5, Paint::Ink, Anchor::Middle)?;
-        canvas.upwards(&panel.y.label, (left + 11.0, (panel.top + panel.bottom) / 2.0), SIZE + 0.5, Paint::Ink)?;
+        canvas.upwards(
+            &panel.y.label,
+            (left + 11.0, (panel.top + panel.bottom) / 2.0),
+            SIZE + 0.5,
+            Paint::Ink,
+        )?;
         Ok(panel)
     }
 
@@ -249,12 +295,22 @@ impl<'c, 'a> Panel<'c, 'a> {
 
     /// A line across at height `y`.
     pub(crate) fn level(&self, y: f64) -> Drawn {
-        self.canvas.line(&[self.place(self.x.low, y), self.place(self.x.high, y)], Paint::Muted, 1.2, Dash::Short)
+        self.canvas.line(
+            &[self.place(self.x.low, y), self.place(self.x.high, y)],
+            Paint::Muted,
+            1.2,
+            Dash::Short,
+        )
     }
 
     /// A line up at `x`.
     pub(crate) fn upright(&self, x: f64) -> Drawn {
-        self.canvas.line(&[self.place(x, self.y.low), self.place(x, self.y.high)], Paint::Muted, 1.2, Dash::Short)
+        self.canvas.line(
+            &[self.place(x, self.y.low), self.place(x, self.y.high)],
+            Paint::Muted,
+            1.2,
+            Dash::Short,
+        )
     }
 }
 
@@ -278,13 +334,21 @@ mod tests {
         let ticks = log.ticks(6);
         assert!(ticks.len() >= 2 && ticks.len() <= 6, "{ticks:?}");
         assert!(ticks.iter().all(|t| *t >= log.low * 0.99 && *t <= log.high * 1.01), "{ticks:?}");
-        assert_eq!([Unit::Seconds.label(0.02), Unit::Share.label(0.25), Unit::Number.label(1500.0)], ["20 ms", "25 %", "1,500"]);
-        assert_eq!([Unit::Change.label(-0.2), Unit::Number.label(100.0), Unit::Seconds.label(0.5)], ["-20 %", "100", "500 ms"]);
+        assert_eq!(
+            [Unit::Seconds.label(0.02), Unit::Share.label(0.25), Unit::Number.label(1500.0)],
+            ["20 ms", "25 %", "1,500"]
+        );
+        assert_eq!(
+            [Unit::Change.label(-0.2), Unit::Number.label(100.0), Unit::Seconds.label(0.5)],
+            ["-20 %", "100", "500 ms"]
+        );
     }
 
     #[test]
     fn places_run_from_low_to_high_and_never_leave() {
-        for axis in [Axis::between(2.0, 4.0, Unit::Number, ""), Axis::log([0.1, 10.0].into_iter(), Unit::Number, "")] {
+        for axis in
+            [Axis::between(2.0, 4.0, Unit::Number, ""), Axis::log([0.1, 10.0].into_iter(), Unit::Number, "")]
+        {
             assert!(axis.place(axis.low).abs() < 1e-12 && (axis.place(axis.high) - 1.0).abs() < 1e-12);
             assert_eq!((axis.place(-5.0), axis.place(1e9)), (0.0, 1.0));
         }

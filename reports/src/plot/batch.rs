@@ -17,7 +17,8 @@ pub(crate) fn figure(view: &View<'_>) -> Result<Option<Figure>, ReportError> {
         return Ok(None);
     };
     // Tokens of another model are no faster or slower.
-    let comparable: Vec<Shown<'_>> = view.everywhere.iter().copied().filter(|s| !s.arm.other_output).collect();
+    let comparable: Vec<Shown<'_>> =
+        view.everywhere.iter().copied().filter(|s| !s.arm.other_output).collect();
     let keys = view.legend(&comparable);
     let of = |name: &str| rates(comparable.iter().map(|s| s.arm).filter(|arm| super::name(arm) == name));
     let own = of(base);
@@ -25,7 +26,9 @@ pub(crate) fn figure(view: &View<'_>) -> Result<Option<Figure>, ReportError> {
         .iter()
         .map(|key| {
             let points = of(&key.text).into_iter();
-            points.map(|(bin, rate)| (center(bin), rate, own.get(&bin).map_or(f64::NAN, |b| rate / b))).collect()
+            points
+                .map(|(bin, rate)| (center(bin), rate, own.get(&bin).map_or(f64::NAN, |b| rate / b)))
+                .collect()
         })
         .collect();
     let speedups = || curves.iter().flatten().map(|p| p.2).filter(|s| s.is_finite());
@@ -39,7 +42,8 @@ pub(crate) fn figure(view: &View<'_>) -> Result<Option<Figure>, ReportError> {
             let label = "running requests per replica";
             Axis::log(curves.iter().flatten().map(|p| p.0), Unit::Number, label)
         };
-        let rate = Axis::from_zero(curves.iter().flatten().map(|p| p.1), Unit::Number, "tokens/s per busy replica");
+        let rate =
+            Axis::from_zero(curves.iter().flatten().map(|p| p.1), Unit::Number, "tokens/s per busy replica");
         let ratio = Axis::from_zero(speedups(), Unit::Number, "times the baseline");
         let panel = Panel::new(canvas, frames[0], "Output rate while busy", across(), rate)?;
         for (key, curve) in keys.iter().zip(&curves) {
@@ -49,7 +53,8 @@ pub(crate) fn figure(view: &View<'_>) -> Result<Option<Figure>, ReportError> {
         let panel = Panel::new(canvas, frames[1], &format!("Speedup over {base}"), across(), ratio)?;
         panel.level(1.0)?;
         for (key, curve) in keys.iter().zip(&curves).filter(|(key, _)| key.text != base) {
-            let points: Vec<(f64, f64)> = curve.iter().filter(|p| p.2.is_finite()).map(|p| (p.0, p.2)).collect();
+            let points: Vec<(f64, f64)> =
+                curve.iter().filter(|p| p.2.is_finite()).map(|p| (p.0, p.2)).collect();
             panel.dotted(&points, key.paint, key.dash)?;
         }
         Ok(())

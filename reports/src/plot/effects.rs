@@ -3,8 +3,8 @@
 use super::axes::{Axis, Panel, Unit, grid};
 use super::theme::{draw, legend_height};
 use super::{Figure, View};
-use crate::compare::{Comparison, Metric};
 use crate::ReportError;
+use crate::compare::{Comparison, Metric};
 
 /// Changes beyond this are drawn at the edge.
 const EDGE: f64 = 3.0;
@@ -12,9 +12,9 @@ const EDGE: f64 = 3.0;
 pub(crate) fn figure(view: &View<'_>) -> Result<Option<Figure>, ReportError> {
     let all = view.report.comparisons();
     let own: Vec<&Comparison> = all.iter().filter(|c| c.load == view.load && c.relative).collect();
-    let metrics: Vec<Metric> = Metric::ALL.into_iter().filter(|m| own.iter().any(|c| c.metric == *m)).collect();
-    let arms: Vec<_> =
-        view.arms.iter().filter(|s| own.iter().any(|c| c.policy == s.arm.policy)).collect();
+    let metrics: Vec<Metric> =
+        Metric::ALL.into_iter().filter(|m| own.iter().any(|c| c.metric == *m)).collect();
+    let arms: Vec<_> = view.arms.iter().filter(|s| own.iter().any(|c| c.policy == s.arm.policy)).collect();
     let Some(first) = own.first().filter(|_| !arms.is_empty()) else { return Ok(None) };
     let height = 76.0 + 22.0 * arms.len() as f64;
     let (frames, height) = grid(metrics.len(), 2, legend_height(&[]), height);

@@ -58,6 +58,11 @@ fn pooled(arm: &ArmResult, column: fn(&SeedSummary) -> &Cdf) -> Vec<(f64, f64)> 
         }
     }
     steps.sort_by(|a, b| a.0.total_cmp(&b.0));
+    steps.dedup_by(|next, kept| {
+        let same = next.0.total_cmp(&kept.0).is_eq();
+        kept.1 += if same { next.1 } else { 0.0 };
+        same
+    });
     let mut sum = 0.0;
     let curve: Vec<(f64, f64)> = steps
         .into_iter()
@@ -68,7 +73,12 @@ fn pooled(arm: &ArmResult, column: fn(&SeedSummary) -> &Cdf) -> Vec<(f64, f64)> 
         .collect();
     let every = curve.len().div_ceil(MOST).max(1);
     let last = curve.len().saturating_sub(1);
-    curve.into_iter().enumerate().filter(|(i, _)| i % every == every - 1 || *i == last).map(|(_, p)| p).collect()
+    curve
+        .into_iter()
+        .enumerate()
+        .filter(|(i, _)| i % every == every - 1 || *i == last)
+        .map(|(_, p)| p)
+        .collect()
 }
 
 #[cfg(test)]

@@ -19,12 +19,18 @@ pub(crate) fn figure(view: &View<'_>) -> Result<Option<Figure>, ReportError> {
     let svg = draw("loads", height, |canvas| {
         legend(canvas, &keys)?;
         for (&metric, frame) in metrics.iter().zip(frames) {
-            let curves: Vec<Vec<(f64, Across)>> = keys.iter().map(|key| curve(view, &key.text, metric)).collect();
+            let curves: Vec<Vec<(f64, Across)>> =
+                keys.iter().map(|key| curve(view, &key.text, metric)).collect();
             let seconds = metric.unit() == "ms";
             let scale = if seconds { 1e-3 } else { 1.0 };
-            let values = || curves.iter().flatten().map(|c| c.1.mean * scale);
+            let tops = |a: Across| [a.mean, a.interval.map_or(a.mean, |i| i.high)];
+            let values = || curves.iter().flatten().flat_map(move |c| tops(c.1)).map(move |v| v * scale);
             let (x, y) = (
-                Axis::from_zero(loads.iter().copied(), Unit::Number, &format!("load, {}", view.report.load_unit)),
+                Axis::from_zero(
+                    loads.iter().copied(),
+                    Unit::Number,
+                    &format!("load, {}", view.report.load_unit),
+                ),
                 if seconds {
                     Axis::log(values(), Unit::Seconds, metric.name())
                 } else {
@@ -47,7 +53,12 @@ pub(crate) fn figure(view: &View<'_>) -> Result<Option<Figure>, ReportError> {
     })?;
     let caption = "Each dot is the mean over seeds at one load, its line the 95 % interval. Past the load at which throughput \
                    flattens, queues grow and latencies depend on the length of the run.";
-    Ok(Some(Figure { stem: "loads", title: "Latency, throughput and goodput against load", caption: caption.into(), svg }))
+    Ok(Some(Figure {
+        stem: "loads",
+        title: "Latency, throughput and goodput against load",
+        caption: caption.into(),
+        svg,
+    }))
 }
 
 fn curve(view: &View<'_>, name: &str, metric: Metric) -> Vec<(f64, Across)> {

@@ -108,14 +108,17 @@ impl<'a> View<'a> {
 
     /// ` At load 0.8 of capacity.`, where loads are swept.
     pub(crate) fn at_load(&self) -> String {
-        self.load.map_or_else(String::new, |load| format!(" At load {}.", table::load_text(self.report, load)))
+        self.load
+            .map_or_else(String::new, |load| format!(" At load {}.", table::load_text(self.report, load)))
     }
 
     /// ` Seed 7.`, where there are several, for plots of one run.
     pub(crate) fn of_first_seed(&self) -> String {
         let seeds = self.arms.iter().map(|s| s.arm.seeds.len()).max().unwrap_or(0);
         let first = self.arms.first().and_then(|s| s.arm.seeds.first());
-        first.filter(|_| seeds > 1).map_or_else(String::new, |s| format!(" Seed {} of {seeds} seeds.", s.seed))
+        first
+            .filter(|_| seeds > 1)
+            .map_or_else(String::new, |s| format!(" Seed {} of {seeds} seeds.", s.seed))
     }
 }
 
@@ -129,6 +132,7 @@ pub(crate) fn detail_load(report: &Report, baseline: Option<&str>) -> Option<f64
     let own = || report.arms.iter().filter(|arm| Some(arm.policy.as_str()) == baseline);
     let fits = own().filter(|arm| table::saturation(arm).is_some_and(|s| s < Saturation::Overloaded));
     let highest = fits.filter_map(|arm| arm.load).max_by(f64::total_cmp);
-    highest.or_else(|| own().filter_map(|arm| arm.load).min_by(f64::total_cmp))
+    highest
+        .or_else(|| own().filter_map(|arm| arm.load).min_by(f64::total_cmp))
         .or_else(|| report.arms.first().and_then(|arm| arm.load))
 }

@@ -5,8 +5,8 @@ use specrouter_routing::tally::Stretch;
 use super::axes::{Axis, Panel, Unit, grid};
 use super::theme::{draw, legend, legend_height};
 use super::{Figure, View};
-use crate::summary::SeedSummary;
 use crate::ReportError;
+use crate::summary::SeedSummary;
 
 type Kind = (&'static str, &'static str, Unit, fn(&Stretch, f64) -> f64);
 
@@ -14,14 +14,18 @@ pub(crate) fn figure(view: &View<'_>) -> Result<Option<Figure>, ReportError> {
     let kinds: [Kind; 3] = [
         ("Queue", "requests waiting per replica", Unit::Number, |s, _| s.queued),
         ("Batch", "requests running per replica", Unit::Number, |s, _| s.running),
-        ("KV memory", "share of blocks in use", Unit::Share, |s, blocks| if blocks > 0.0 { s.kv_blocks / blocks } else { 0.0 }),
+        ("KV memory", "share of blocks in use", Unit::Share, |s, blocks| {
+            if blocks > 0.0 { s.kv_blocks / blocks } else { 0.0 }
+        }),
     ];
     let keys = view.legend(&view.arms);
     let (frames, height) = grid(kinds.len(), 3, legend_height(&keys), 270.0);
     let svg = draw("state", height, |canvas| {
         legend(canvas, &keys)?;
         for ((title, label, unit, value), frame) in kinds.into_iter().zip(frames) {
-            let first = |s: &super::Shown<'_>| s.arm.seeds.first().map(|seed| over_time(seed, value)).unwrap_or_default();
+            let first = |s: &super::Shown<'_>| {
+                s.arm.seeds.first().map(|seed| over_time(seed, value)).unwrap_or_default()
+            };
             let curves: Vec<Vec<(f64, f64)>> = view.arms.iter().map(first).collect();
             let x = Axis::from_zero(curves.iter().flatten().map(|p| p.0), Unit::Seconds, "time");
             let y = Axis::from_zero(curves.iter().flatten().map(|p| p.1), unit, label);
@@ -50,7 +54,8 @@ fn over_time(seed: &SeedSummary, value: fn(&Stretch, f64) -> f64) -> Vec<(f64, f
         let from = index as f64 * width;
         // The last one is cut by the run's end.
         let covered = (end - from).min(width);
-        (covered > width * 0.05).then(|| (from + covered / 2.0, value(stretch, blocks) * 1e-9 / (covered * replicas)))
+        (covered > width * 0.05)
+            .then(|| (from + covered / 2.0, value(stretch, blocks) * 1e-9 / (covered * replicas)))
     };
     series.stretches().iter().enumerate().filter_map(point).collect()
 }

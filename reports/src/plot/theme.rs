@@ -103,7 +103,9 @@ pub(crate) struct Canvas<'a> {
 
 /// Draws a plot of [`WIDTH`] by `height` CSS pixels and gives its colours their names.
 pub(crate) fn draw(
-    plot: &'static str, height: f64, body: impl FnOnce(&Canvas<'_>) -> Drawn,
+    plot: &'static str,
+    height: f64,
+    body: impl FnOnce(&Canvas<'_>) -> Drawn,
 ) -> Result<String, ReportError> {
     let mut svg = String::new();
     let fine = |v: f64| (v * SCALE).round() as u32;
@@ -121,7 +123,8 @@ pub(crate) fn draw(
 /// Replaces sentinels by variables and the size by one that fits its column.
 fn named(svg: &str, size: (u32, u32), height: f64) -> String {
     let outer = format!("<svg width=\"{}\" height=\"{}\"", size.0, size.1);
-    let mut out = svg.replacen(&outer, &format!("<svg width=\"{WIDTH}\" height=\"{height}\" role=\"img\""), 1);
+    let mut out =
+        svg.replacen(&outer, &format!("<svg width=\"{WIDTH}\" height=\"{height}\" role=\"img\""), 1);
     out = out.replace("opacity=\"1\" ", "").replace("font-family=\"sans-serif\" ", "");
     let roles = [Paint::Ink, Paint::Muted, Paint::Grid, Paint::Paper, Paint::Baseline];
     let families = (0..SERIES).map(Paint::Series).chain((0..MODELS).map(Paint::Model));
@@ -150,7 +153,9 @@ impl Canvas<'_> {
     pub(crate) fn line(&self, points: &[(f64, f64)], paint: Paint, width: f64, dash: Dash) -> Drawn {
         let style = paint.sentinel().stroke_width((width * SCALE) as u32);
         match dash {
-            Dash::Solid => self.area.draw(&PathElement::new(points.iter().map(|&p| fine(p)).collect::<Vec<_>>(), style)),
+            Dash::Solid => {
+                self.area.draw(&PathElement::new(points.iter().map(|&p| fine(p)).collect::<Vec<_>>(), style))
+            }
             Dash::Long => self.dashes(points, style, 9.0, 4.0),
             Dash::Short => self.dashes(points, style, 3.0, 3.0),
         }
@@ -196,7 +201,13 @@ impl Canvas<'_> {
 
     #[allow(clippy::too_many_arguments)] // Private; the three callers above name them.
     fn write(
-        &self, text: &str, at: (f64, f64), size: f64, paint: Paint, anchor: Anchor, turn: FontTransform,
+        &self,
+        text: &str,
+        at: (f64, f64),
+        size: f64,
+        paint: Paint,
+        anchor: Anchor,
+        turn: FontTransform,
         style: FontStyle,
     ) -> Drawn {
         let h = match anchor {
@@ -317,7 +328,10 @@ mod tests {
         })
         .unwrap();
         assert!(svg.contains("stroke=\"var(--s1)\"") && svg.contains("fill=\"var(--m1)\""), "{svg}");
-        assert!(svg.contains("a &lt; b &amp; c") && !svg.contains("#0102") && !svg.contains("#0103"), "{svg}");
+        assert!(
+            svg.contains("a &lt; b &amp; c") && !svg.contains("#0102") && !svg.contains("#0103"),
+            "{svg}"
+        );
         assert!(svg.starts_with("<svg width=\"960\" height=\"40\""), "{svg}");
         assert!(standalone(&svg).contains("prefers-color-scheme:dark"));
     }

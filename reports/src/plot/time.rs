@@ -26,7 +26,10 @@ pub(crate) fn figure(view: &View<'_>) -> Result<Option<Figure>, ReportError> {
         for (part, opacity, _) in PARTS {
             // What never took time has no key.
             let text = format!("{model}: {part}");
-            let share = view.arms.iter().map(|s| mean(s.arm, model, PARTS.iter().find(|p| p.0 == part).map_or(|_| 0.0, |p| p.2)));
+            let share = view
+                .arms
+                .iter()
+                .map(|s| mean(s.arm, model, PARTS.iter().find(|p| p.0 == part).map_or(|_| 0.0, |p| p.2)));
             if share.fold(0.0, f64::max) > 0.0005 {
                 keys.push(Key { paint: Paint::Model(index), fill: Some(opacity), dash: Dash::Solid, text });
             }
@@ -68,6 +71,8 @@ pub(crate) fn figure(view: &View<'_>) -> Result<Option<Figure>, ReportError> {
 
 /// Mean over seeds of a share of `model`.
 fn mean(arm: &ArmResult, model: &str, part: fn(&ModelSummary) -> f64) -> f64 {
-    let of = |seed: &crate::SeedSummary| seed.summary.models.iter().filter(|m| m.model == model).map(part).sum::<f64>();
+    let of = |seed: &crate::SeedSummary| {
+        seed.summary.models.iter().filter(|m| m.model == model).map(part).sum::<f64>()
+    };
     arm.seeds.iter().map(of).sum::<f64>() / arm.seeds.len().max(1) as f64
 }

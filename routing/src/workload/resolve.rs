@@ -152,7 +152,7 @@ impl WorkloadConfig {
             None => (self.generated()?, LengthPlan::Classes),
             Some(file) => {
                 self.note_overridden(file, &mut notes);
-                self.from_file(file, &mut notes, around)?
+                self.plans_of(file, &mut notes, around)?
             }
         };
         let classes = self.resolve_classes(around, file)?;
@@ -199,7 +199,7 @@ impl WorkloadConfig {
         }
     }
 
-    fn from_file(
+    fn plans_of(
         &self,
         file: &FileWorkload,
         notes: &mut Vec<String>,

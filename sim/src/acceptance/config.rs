@@ -86,7 +86,9 @@ pub enum AcceptanceError {
         known: String,
     },
     /// A class without a matrix.
-    #[error("acceptance.heterogeneous.matrix: class {name} has no matrix, and there is no `all`; given are {given}")]
+    #[error(
+        "acceptance.heterogeneous.matrix: class {name} has no matrix, and there is no `all`; given are {given}"
+    )]
     MissingClass {
         /// The class.
         name: String,
@@ -106,7 +108,9 @@ pub enum AcceptanceError {
         given: String,
     },
     /// A verifier that does not stand after its drafter.
-    #[error("{place}: {drafter} cannot draft for {verifier}: a drafter stands before its verifier in the pool, which is {known}")]
+    #[error(
+        "{place}: {drafter} cannot draft for {verifier}: a drafter stands before its verifier in the pool, which is {known}"
+    )]
     Order {
         /// Where it stands.
         place: String,
@@ -118,7 +122,9 @@ pub enum AcceptanceError {
         known: String,
     },
     /// A draft head whose target is not in the pool.
-    #[error("acceptance: {head} is a draft head of {of}, which is no model of the pool; the pool has {known}")]
+    #[error(
+        "acceptance: {head} is a draft head of {of}, which is no model of the pool; the pool has {known}"
+    )]
     HeadWithoutTarget {
         /// The head.
         head: String,
@@ -171,7 +177,9 @@ pub enum AcceptanceError {
         rest: f64,
     },
     /// Every triple is possible, the whole is not.
-    #[error("acceptance.heterogeneous.matrix.{class}: no distributions of {models} have all these acceptances at once, though every three of them could")]
+    #[error(
+        "acceptance.heterogeneous.matrix.{class}: no distributions of {models} have all these acceptances at once, though every three of them could"
+    )]
     NoSetSystem {
         /// The class.
         class: String,
@@ -187,7 +195,9 @@ pub enum AcceptanceError {
         got: usize,
     },
     /// More spread than the matrix leaves room for.
-    #[error("acceptance.heterogeneous.request_spread must be at most {largest:.4} with the matrix of class {class}, got {asked}")]
+    #[error(
+        "acceptance.heterogeneous.request_spread must be at most {largest:.4} with the matrix of class {class}, got {asked}"
+    )]
     Spread {
         /// The class.
         class: String,
@@ -200,7 +210,9 @@ pub enum AcceptanceError {
     #[error("acceptance.heterogeneous.regime.stay_tokens must be at least 1, got {0}")]
     Stay(f64),
     /// A factor above 1 on a model that may stand in the middle of a chain.
-    #[error("acceptance.heterogeneous.depth.{model}: factors above 1 are for draft heads and n-grams, which only draft; got {factor}")]
+    #[error(
+        "acceptance.heterogeneous.depth.{model}: factors above 1 are for draft heads and n-grams, which only draft; got {factor}"
+    )]
     Depth {
         /// The model.
         model: String,

@@ -13,7 +13,12 @@ pub(crate) type Matrix = [[Option<f64>; MAX_MODELS]; MAX_MODELS];
 /// chain `i > j > k` stands with probability α_ij·α_jk, and drafters under one verifier are nested.
 #[derive(Clone, Debug)]
 pub struct Constant {
-    rates: [[f64; MAX_MODELS]; MAX_MODELS],
+    rates: Box<[[f64; MAX_MODELS]; MAX_MODELS]>,
+}
+
+/// Every `(drafter, verifier)` of a pool, by index.
+pub(crate) fn ordered_pairs(models: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..models).flat_map(move |i| (i + 1..models).map(move |k| (i, k)))
 }
 
 /// Rounding of products that users write to four places.
@@ -21,19 +26,17 @@ const SLACK: f64 = 1e-9;
 
 impl Constant {
     pub(crate) fn new(matrix: &Matrix, names: &[&str]) -> Result<Self, AcceptanceError> {
-        for i in 0..names.len() {
-            for j in i + 1..names.len() {
-                for k in j + 1..names.len() {
-                    if let (Some(ij), Some(jk), Some(ik)) = (matrix[i][j], matrix[j][k], matrix[i][k])
-                        && ij * jk > ik + SLACK
-                    {
-                        let [first, second, third] = [i, j, k].map(|m| names[m].to_owned());
-                        return Err(AcceptanceError::Product { first, second, third, ij, jk, ik });
-                    }
+        for (i, j) in ordered_pairs(names.len()) {
+            for k in j + 1..names.len() {
+                if let (Some(ij), Some(jk), Some(ik)) = (matrix[i][j], matrix[j][k], matrix[i][k])
+                    && ij * jk > ik + SLACK
+                {
+                    let [first, second, third] = [i, j, k].map(|m| names[m].to_owned());
+                    return Err(AcceptanceError::Product { first, second, third, ij, jk, ik });
                 }
             }
         }
-        Ok(Self { rates: matrix.map(|row| row.map(|rate| rate.unwrap_or(0.0))) })
+        Ok(Self { rates: Box::new(matrix.map(|row| row.map(|rate| rate.unwrap_or(0.0)))) })
     }
 
     #[inline]
@@ -50,7 +53,8 @@ impl Law for Constant {
 
     #[inline]
     fn keeps(&self, (): (), walk: &Walk<'_>, position: u32, pair: Pair) -> bool {
-        walk.coins.on_path(walk.sequence.request, position, pair.verifier.0) < self.rate(pair.drafter, pair.verifier)
+        walk.coins.on_path(walk.sequence.request, position, pair.verifier.0)
+            < self.rate(pair.drafter, pair.verifier)
     }
 
     #[inline]

@@ -157,7 +157,17 @@ impl Heterogeneous {
     /// π at a position.
     #[inline]
     fn agreement(&self, walk: &mut Walk<'_>, position: u32) -> f64 {
-        if self.regime.is_some() && self.high(walk, position) { walk.sequence.high } else { walk.sequence.low }
+        if self.regime.is_some() && self.high(walk, position) {
+            walk.sequence.high
+        } else {
+            walk.sequence.low
+        }
+    }
+
+    /// Where the run that the walk stands in ends, at most `end`.
+    #[inline]
+    fn run_end(&self, walk: &Walk<'_>, end: u32) -> u32 {
+        if self.regime.is_some() { walk.cursor.end.min(end) } else { end }
     }
 
     #[inline]
@@ -200,7 +210,8 @@ impl System {
         let mean = SHARE * lambda.agreement();
         let apart = lambda.without(mean);
 
-        let to_target: Vec<f64> = (0..models.saturating_sub(1)).filter_map(|m| matrix[m][models - 1]).collect();
+        let to_target: Vec<f64> =
+            (0..models.saturating_sub(1)).filter_map(|m| matrix[m][models - 1]).collect();
         let spread = settings.request_spread;
         let mut deviation = 0.0;
         if spread > 0.0 && !to_target.is_empty() {
@@ -322,7 +333,8 @@ impl Law for Heterogeneous {
 
     #[inline]
     fn leaving(&self, walk: &Walk<'_>, pair: Pair, off: &mut OffPath<'_>) -> u8 {
-        self.system(walk).parting[pair.drafter.index() * MOST_MODELS + pair.verifier.index()].draw(off.uniform())
+        self.system(walk).parting[pair.drafter.index() * MOST_MODELS + pair.verifier.index()]
+            .draw(off.uniform())
     }
 
     #[inline]
@@ -341,11 +353,24 @@ impl Law for Heterogeneous {
     }
 
     #[inline]
-    fn similarities(&self, mut walk: Walk<'_>, first: u32, count: u32, drafter: ModelId, verifier: ModelId) -> f64 {
-        if self.regime.is_none() && !self.deep {
-            return self.similarity(&mut walk, first, Pair { drafter, verifier, depth: 0 }) * f64::from(count);
+    fn similarities(
+        &self,
+        mut walk: Walk<'_>,
+        first: u32,
+        count: u32,
+        drafter: ModelId,
+        verifier: ModelId,
+    ) -> f64 {
+        let end = first + count;
+        let (mut sum, mut position) = (0.0, first);
+        while position < end {
+            let pair = Pair { drafter, verifier, depth: position - first };
+            let similarity = self.similarity(&mut walk, position, pair);
+            let next = if self.deep { position + 1 } else { self.run_end(&walk, end) };
+            sum += similarity * f64::from(next - position);
+            position = next;
         }
-        (0..count).map(|depth| self.similarity(&mut walk, first + depth, Pair { drafter, verifier, depth })).sum()
+        sum
     }
 
     #[inline]
@@ -361,27 +386,34 @@ impl Law for Heterogeneous {
             }
             return kept;
         }
-        // The same with all look-ups that do not change outside the loop.
+        // The same, with what does not change within a run outside the loop.
         let table = &self.system(&walk).with[self.target.index()];
         let request = walk.sequence.request;
-        let mut pi = walk.sequence.low;
-        let mut scale = 1.0 / (1.0 - pi);
         while kept < count {
-            if self.regime.is_some() {
-                pi = self.agreement(&mut walk, first + kept);
-                scale = 1.0 / (1.0 - pi);
+            let pi = self.agreement(&mut walk, first + kept);
+            let scale = 1.0 / (1.0 - pi);
+            let end = self.run_end(&walk, first + count) - first;
+            while kept < end {
+                let u = walk.coins.on_path(request, first + kept, self.target.0);
+                let set = std::hint::select_unpredictable(u < pi, AGREED, table.draw((u - pi) * scale));
+                if set >> drafter.0 & 1 == 0 {
+                    return kept;
+                }
+                kept += 1;
             }
-            let u = walk.coins.on_path(request, first + kept, self.target.0);
-            let set = std::hint::select_unpredictable(u < pi, AGREED, table.draw((u - pi) * scale));
-            if set >> drafter.0 & 1 == 0 {
-                break;
-            }
-            kept += 1;
         }
         kept
     }
 
-    fn probe(&self, coins: &Coins, sequence: &mut Sequence, committed: u32, window: u32, drafter: ModelId, target: ModelId) -> f64 {
+    fn probe(
+        &self,
+        coins: &Coins,
+        sequence: &mut Sequence,
+        committed: u32,
+        window: u32,
+        drafter: ModelId,
+        target: ModelId,
+    ) -> f64 {
         let first = committed.saturating_sub(window);
         sequence.behind = self.seek(coins, sequence, sequence.behind, first);
         let mut walk = Walk { coins, sequence, cursor: sequence.behind };

@@ -120,7 +120,13 @@ pub(crate) trait Law {
     fn keeps(&self, scene: Self::Scene, walk: &Walk<'_>, position: u32, pair: Pair) -> bool;
 
     /// The draw at a position of `holder`'s own text, which levels above have left or will leave.
-    fn beyond(&self, walk: &mut Walk<'_>, position: u32, holder: ModelId, off: &mut OffPath<'_>) -> Self::Scene;
+    fn beyond(
+        &self,
+        walk: &mut Walk<'_>,
+        position: u32,
+        holder: ModelId,
+        off: &mut OffPath<'_>,
+    ) -> Self::Scene;
 
     /// The draw that goes on below a drafter that has just left its verifier's text.
     fn leaving(&self, walk: &Walk<'_>, pair: Pair, off: &mut OffPath<'_>) -> Self::Scene;
@@ -133,8 +139,17 @@ pub(crate) trait Law {
 
     /// Σ similarity over `count` positions, the first at depth 0.
     #[inline]
-    fn similarities(&self, mut walk: Walk<'_>, first: u32, count: u32, drafter: ModelId, verifier: ModelId) -> f64 {
-        (0..count).map(|depth| self.similarity(&mut walk, first + depth, Pair { drafter, verifier, depth })).sum()
+    fn similarities(
+        &self,
+        mut walk: Walk<'_>,
+        first: u32,
+        count: u32,
+        drafter: ModelId,
+        verifier: ModelId,
+    ) -> f64 {
+        (0..count)
+            .map(|depth| self.similarity(&mut walk, first + depth, Pair { drafter, verifier, depth }))
+            .sum()
     }
 
     /// How many of `count` tokens the target keeps of a drafter directly below it: the hot loop,
@@ -153,7 +168,15 @@ pub(crate) trait Law {
     }
 
     /// Σ similarity over the `window` positions before `committed`.
-    fn probe(&self, coins: &Coins, sequence: &mut Sequence, committed: u32, window: u32, drafter: ModelId, target: ModelId) -> f64 {
+    fn probe(
+        &self,
+        coins: &Coins,
+        sequence: &mut Sequence,
+        committed: u32,
+        window: u32,
+        drafter: ModelId,
+        target: ModelId,
+    ) -> f64 {
         let first = committed.saturating_sub(window);
         self.similarities(Walk::new(coins, sequence), first, committed - first, drafter, target)
     }

@@ -21,7 +21,7 @@ pub use constant::Constant;
 pub use heterogeneous::Heterogeneous;
 pub use position::PerPosition;
 
-use constant::Matrix;
+use constant::{Matrix, ordered_pairs};
 use heterogeneous::Settings;
 use law::{Coins, Law, Pair, Sequence, Walk};
 use signals::Signal;
@@ -55,7 +55,11 @@ impl Source {
     ///
     /// # Errors
     /// [`AcceptanceError`]: names that are unknown or missing, and numbers that no models have.
-    pub fn resolve(config: &AcceptanceConfig, models: &[ModelSpec], classes: &[String]) -> Result<Self, AcceptanceError> {
+    pub fn resolve(
+        config: &AcceptanceConfig,
+        models: &[ModelSpec],
+        classes: &[String],
+    ) -> Result<Self, AcceptanceError> {
         let pool = Pool::new(models)?;
         match config {
             AcceptanceConfig::Constant(pairs) => {
@@ -179,20 +183,16 @@ impl<'a> Pool<'a> {
                 given[i][k] = true;
             }
         }
-        for i in 0..self.names.len() {
-            for k in i + 1..self.names.len() {
-                if self.needed[i][k] && !given[i][k] {
-                    let of = pairs.get(self.names[i]);
-                    return Err(AcceptanceError::MissingPair {
-                        place: place.to_owned(),
-                        drafter: self.names[i].to_owned(),
-                        verifier: self.names[k].to_owned(),
-                        given: list(of.into_iter().flatten().map(|(name, _)| name.as_str())),
-                    });
-                }
-            }
-        }
-        Ok(())
+        let missing = ordered_pairs(self.names.len()).find(|&(i, k)| self.needed[i][k] && !given[i][k]);
+        missing.map_or(Ok(()), |(i, k)| {
+            let of = pairs.get(self.names[i]);
+            Err(AcceptanceError::MissingPair {
+                place: place.to_owned(),
+                drafter: self.names[i].to_owned(),
+                verifier: self.names[k].to_owned(),
+                given: list(of.into_iter().flatten().map(|(name, _)| name.as_str())),
+            })
+        })
     }
 
     fn matrix(&self, place: &str, pairs: &Pairs<Probability>) -> Result<Matrix, AcceptanceError> {
@@ -217,7 +217,8 @@ impl<'a> Pool<'a> {
         }
         let mut found = Vec::new();
         for class in classes {
-            let Some((key, pairs)) = matrices.get_key_value(class).or_else(|| matrices.get_key_value(ALL)) else {
+            let Some((key, pairs)) = matrices.get_key_value(class).or_else(|| matrices.get_key_value(ALL))
+            else {
                 let given = list(matrices.keys().map(String::as_str));
                 return Err(AcceptanceError::MissingClass { name: class.clone(), given });
             };
@@ -237,7 +238,9 @@ impl<'a> Pool<'a> {
                 return Err(AcceptanceError::Empty { place: format!("{PLACE}.{model}") });
             }
             depth[index] = factors.iter().map(|factor: &NonNegative| factor.get()).collect();
-            if let (ModelKind::Model, Some(&factor)) = (self.kinds[index], depth[index].iter().find(|&&f| f > 1.0)) {
+            if let (ModelKind::Model, Some(&factor)) =
+                (self.kinds[index], depth[index].iter().find(|&&f| f > 1.0))
+            {
                 return Err(AcceptanceError::Depth { model: model.clone(), factor });
             }
         }

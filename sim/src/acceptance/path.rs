@@ -60,7 +60,12 @@ impl Path {
     #[inline]
     fn enter(&mut self, committed: u32) {
         if self.round != committed {
-            *self = Self { round: committed, draws: 0, left: [NOWHERE; MAX_LEVELS - 1], block: [committed; MAX_LEVELS - 1] };
+            *self = Self {
+                round: committed,
+                draws: 0,
+                left: [NOWHERE; MAX_LEVELS - 1],
+                block: [committed; MAX_LEVELS - 1],
+            };
         }
     }
 
@@ -122,18 +127,31 @@ impl Path {
         here.left[..top].iter().all(|&at| at == NOWHERE)
             && (head..=last).all(|position| {
                 let scene = law.on_path(&mut walk, position);
-                (0..top).rev().all(|level| law.keeps(scene, &walk, position, here.pair(plan, level, position)))
+                (0..top)
+                    .rev()
+                    .all(|level| law.keeps(scene, &walk, position, here.pair(plan, level, position)))
             })
     }
 
     /// Judges a position for the levels from `lowest` up; true if the level above `lowest` keeps its
     /// token.
     #[inline]
-    fn judge<L: Law>(&mut self, law: &L, walk: &mut Walk<'_>, plan: &ChainPlan, position: u32, lowest: usize) -> bool {
+    fn judge<L: Law>(
+        &mut self,
+        law: &L,
+        walk: &mut Walk<'_>,
+        plan: &ChainPlan,
+        position: u32,
+        lowest: usize,
+    ) -> bool {
         let top = plan.depth() - 1;
         let mut draws = self.draws;
-        let mut off =
-            OffPath { coins: walk.coins, request: walk.sequence.request, round: self.round, next: &mut draws };
+        let mut off = OffPath {
+            coins: walk.coins,
+            request: walk.sequence.request,
+            round: self.round,
+            next: &mut draws,
+        };
         // The text before this position is that of the lowest level that has left: it wrote the token
         // that the level above did not, and nothing above has a say on what follows.
         let holder = (lowest..top).find(|&level| self.left[level] < position);

@@ -4,7 +4,7 @@
 //! and Σ_{S∋i,k} λ_S = α_ik for every pair: distributions that are flat on disjoint cells, one cell
 //! for each set. A small linear programme finds the λ with the most agreement of all.
 
-use super::constant::Matrix;
+use super::constant::{Matrix, ordered_pairs};
 
 /// Most models: 63 sets, 21 constraints.
 pub(crate) const MOST_MODELS: usize = 6;
@@ -24,21 +24,21 @@ impl SetSystem {
         let all = *sets.last()?;
         let mut rows = Vec::new();
         let mut add = |members: u8, mass: f64| {
-            let mut row: Vec<f64> = sets.iter().map(|set| f64::from(u8::from(set & members == members))).collect();
+            let mut row: Vec<f64> =
+                sets.iter().map(|set| f64::from(u8::from(set & members == members))).collect();
             row.push(mass);
             rows.push(row);
         };
-        for i in 0..models {
-            add(1 << i, 1.0);
-            for (k, rate) in matrix[i].iter().enumerate().take(models).skip(i + 1) {
-                if let Some(rate) = rate {
-                    add(1 << i | 1 << k, *rate);
-                }
+        (0..models).for_each(|m| add(1 << m, 1.0));
+        for (i, k) in ordered_pairs(models) {
+            if let Some(rate) = matrix[i][k] {
+                add(1 << i | 1 << k, rate);
             }
         }
         let objective: Vec<f64> = sets.iter().map(|&set| f64::from(u8::from(set == all))).collect();
         let solution = maximize(&objective, rows)?;
-        let mut weights: Vec<(u8, f64)> = sets.into_iter().zip(solution).filter(|&(_, mass)| mass > ZERO).collect();
+        let mut weights: Vec<(u8, f64)> =
+            sets.into_iter().zip(solution).filter(|&(_, mass)| mass > ZERO).collect();
         weights.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         Some(Self { models, weights })
     }
@@ -57,8 +57,12 @@ impl SetSystem {
     /// `taken` by other means. `taken` is at most [`agreement`](Self::agreement), and below 1.
     pub fn without(&self, taken: f64) -> Self {
         let all = ((1u16 << self.models) - 1) as u8;
-        let left = |&(set, mass): &(u8, f64)| (set, (if set == all { mass - taken } else { mass }) / (1.0 - taken));
-        Self { models: self.models, weights: self.weights.iter().map(left).filter(|&(_, mass)| mass > 0.0).collect() }
+        let left =
+            |&(set, mass): &(u8, f64)| (set, (if set == all { mass - taken } else { mass }) / (1.0 - taken));
+        Self {
+            models: self.models,
+            weights: self.weights.iter().map(left).filter(|&(_, mass)| mass > 0.0).collect(),
+        }
     }
 
     /// The sets that hold `inside` and not `outside`, to draw from.
@@ -144,7 +148,8 @@ fn maximize(objective: &[f64], rows: Vec<Vec<f64>>) -> Option<Vec<f64>> {
     let mut first = vec![0.0; width];
     first[variables..variables + constraints].fill(-1.0);
     optimize(&mut tableau, &mut basis, &first, width - 1);
-    let missed: f64 = (0..constraints).filter(|&r| basis[r] >= variables).map(|r| tableau[r][width - 1]).sum();
+    let missed: f64 =
+        (0..constraints).filter(|&r| basis[r] >= variables).map(|r| tableau[r][width - 1]).sum();
     if missed > FEASIBLE {
         return None;
     }
@@ -178,9 +183,13 @@ fn optimize(tableau: &mut [Vec<f64>], basis: &mut [usize], objective: &[f64], co
         // Bland: the first column that improves, and of the rows that bind first the one whose
         // basic variable comes first.
         let gain = |column: usize| {
-            objective[column] - tableau.iter().zip(basis.iter()).map(|(row, &b)| objective[b] * row[column]).sum::<f64>()
+            objective[column]
+                - tableau.iter().zip(basis.iter()).map(|(row, &b)| objective[b] * row[column]).sum::<f64>()
         };
-        let Some(column) = (0..columns).find(|&column| !basis.contains(&column) && gain(column) > PIVOT) else { return };
+        let Some(column) = (0..columns).find(|&column| !basis.contains(&column) && gain(column) > PIVOT)
+        else {
+            return;
+        };
         let mut leaving: Option<(usize, f64)> = None;
         for (r, row) in tableau.iter().enumerate() {
             if row[column] > PIVOT {
@@ -232,10 +241,10 @@ mod tests {
     fn check_marginals(system: &SetSystem, matrix: &Matrix) {
         for i in 0..system.models {
             assert!((system.mass(1 << i) - 1.0).abs() < 1e-8, "{system:?}");
-            for k in i + 1..system.models {
-                if let Some(rate) = matrix[i][k] {
-                    assert!((system.mass(1 << i | 1 << k) - rate).abs() < 1e-8, "{i} {k} {rate} {system:?}");
-                }
+        }
+        for (i, k) in ordered_pairs(system.models) {
+            if let Some(rate) = matrix[i][k] {
+                assert!((system.mass(1 << i | 1 << k) - rate).abs() < 1e-8, "{i} {k} {rate} {system:?}");
             }
         }
         assert!(system.weights.iter().all(|&(_, mass)| mass > 0.0));
@@ -256,14 +265,8 @@ mod tests {
         // Four models: the pairs {0,1}, {2,3} far apart within, close across; every triangle holds.
         let four = matrix(&[(0, 1, 0.0), (2, 3, 0.0), (0, 2, 0.6), (0, 3, 0.4), (1, 2, 0.4), (1, 3, 0.6)]);
         check_marginals(&SetSystem::solve(4, &four).unwrap(), &four);
-        let pentagonal = matrix(&[
-            (0, 1, 0.0),
-            (0, 2, 0.0),
-            (1, 2, 0.0),
-            (0, 3, 0.5),
-            (1, 3, 0.5),
-            (2, 3, 0.5),
-        ]);
+        let pentagonal =
+            matrix(&[(0, 1, 0.0), (0, 2, 0.0), (1, 2, 0.0), (0, 3, 0.5), (1, 3, 0.5), (2, 3, 0.5)]);
         assert_eq!(SetSystem::solve(4, &pentagonal), None);
     }
 
@@ -298,10 +301,8 @@ mod tests {
                 mass[(1usize << m) - 1] += 1.0 - of(&mass, 1 << m);
             }
             let mut matrix = [[None; MAX_MODELS]; MAX_MODELS];
-            for i in 0..models {
-                for k in i + 1..models {
-                    matrix[i][k] = Some(of(&mass, 1 << i | 1 << k));
-                }
+            for (i, k) in ordered_pairs(models) {
+                matrix[i][k] = Some(of(&mass, 1 << i | 1 << k));
             }
             let system = SetSystem::solve(models, &matrix).expect("made from a system");
             check_marginals(&system, &matrix);

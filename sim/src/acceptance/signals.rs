@@ -32,7 +32,13 @@ impl Signal {
     }
 
     /// The noisy score at a position: `latent` scores follow the acceptance with correlation `follow`.
-    pub(crate) fn score(coins: &Coins, walk: &Walk<'_>, position: u32, pair: Pair, (latent, follow): (f64, f64)) -> f64 {
+    pub(crate) fn score(
+        coins: &Coins,
+        walk: &Walk<'_>,
+        position: u32,
+        pair: Pair,
+        (latent, follow): (f64, f64),
+    ) -> f64 {
         let key = u64::from(position) << 8 | u64::from(pair.drafter.0);
         let noise = coins.signal.normal(walk.sequence.request.0, key);
         follow * latent + libm::sqrt(1.0 - follow * follow) * noise
@@ -125,7 +131,7 @@ mod tests {
         let scores = normal_scores(&even);
         for wanted in [0.2f64, 0.5, 0.8] {
             // Known: ρ = 2 sin(π ρ_s / 6).
-            let known = 2.0 * (std::f64::consts::PI * wanted / 6.0).sin();
+            let known = 2.0 * libm::sin(std::f64::consts::PI * wanted / 6.0);
             assert!((copula(&scores, wanted) - known).abs() < 0.01, "{wanted}");
         }
         assert!(copula(&normal_scores(&[1.0, 1.0]), 0.5).abs() < 1e-12);

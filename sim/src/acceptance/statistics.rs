@@ -78,7 +78,12 @@ fn of_law<L: Law>(
     let coins = Coins::new(luck);
     let walk_all = |drafted: u32, see: &mut dyn FnMut(u64, u32)| {
         for request in 0..requests {
-            let mut sequence = Sequence { request: RequestId(request), class: class.0, output: u32::MAX, ..Sequence::default() };
+            let mut sequence = Sequence {
+                request: RequestId(request),
+                class: class.0,
+                output: u32::MAX,
+                ..Sequence::default()
+            };
             law.admit(&coins, &mut sequence);
             let mut committed = 1; // The prefill's pass emits the first.
             while committed < output_tokens {
@@ -171,7 +176,8 @@ pub fn fit(wanted: &Wanted, luck: Luck, size: (u64, u32)) -> Result<Fitted, Acce
     const GOOD: f64 = 0.3;
     let mut best = trial(wanted.pooled, 0.0, regime(RUNS[0], 0.0), luck, size)?;
     for stay in RUNS {
-        let (mut rate, mut spread, mut swing) = (wanted.pooled, wanted.request_spread / 2.0, wanted.lag_1 / 2.0);
+        let (mut rate, mut spread, mut swing) =
+            (wanted.pooled, wanted.request_spread / 2.0, wanted.lag_1 / 2.0);
         for _ in 0..TRIALS {
             let fitted = match trial(rate, spread, regime(stay, swing), luck, size) {
                 Ok(fitted) => fitted,
@@ -203,7 +209,13 @@ fn regime(stay: f64, swing: f64) -> RegimeConfig {
     }
 }
 
-fn trial(rate: f64, spread: f64, regime: RegimeConfig, luck: Luck, size: (u64, u32)) -> Result<Fitted, AcceptanceError> {
+fn trial(
+    rate: f64,
+    spread: f64,
+    regime: RegimeConfig,
+    luck: Luck,
+    size: (u64, u32),
+) -> Result<Fitted, AcceptanceError> {
     let mut matrix = [[None; MAX_MODELS]; MAX_MODELS];
     matrix[0][1] = Some(rate);
     let law = Heterogeneous::new(Settings {
@@ -241,7 +253,9 @@ mod tests {
             let wanted = Wanted { pooled, request_spread, lag_1 };
             let fitted = fit(&wanted, Luck::new(1), (400, 400)).unwrap();
             // Judged on requests that the search has not seen.
-            let fresh = trial(fitted.acceptance, fitted.request_spread, fitted.regime, Luck::new(2), (1500, 400)).unwrap();
+            let fresh =
+                trial(fitted.acceptance, fitted.request_spread, fitted.regime, Luck::new(2), (1500, 400))
+                    .unwrap();
             assert!(fresh.miss(&wanted) <= 1.0, "{name}: wanted {wanted:?}, got {fresh:?}");
         }
     }

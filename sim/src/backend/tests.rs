@@ -36,7 +36,15 @@ impl Bench {
         Row { slot: Slot(slot), request, plan: *plan, catch_up: 0, context: 0, committed, ahead, work }
     }
 
-    fn verify(&mut self, slot: u32, plan: &ChainPlan, committed: u32, ahead: u32, level: usize, block: u32) -> RowOutcome {
+    fn verify(
+        &mut self,
+        slot: u32,
+        plan: &ChainPlan,
+        committed: u32,
+        ahead: u32,
+        level: usize,
+        block: u32,
+    ) -> RowOutcome {
         let work = Work::Verify { level: level as u8, block: block as u8 };
         let row = self.row(slot, plan, committed, ahead, work);
         let mut outcomes = Vec::new();
@@ -63,7 +71,15 @@ impl Bench {
     }
 
     /// Fills `level` with its window: tokens there, and whether they end with a stop token.
-    fn fill(&mut self, slot: u32, plan: &ChainPlan, committed: u32, ahead: u32, level: usize, round: &mut Round) -> (u32, bool) {
+    fn fill(
+        &mut self,
+        slot: u32,
+        plan: &ChainPlan,
+        committed: u32,
+        ahead: u32,
+        level: usize,
+        round: &mut Round,
+    ) -> (u32, bool) {
         if level == 0 {
             return self.draft(slot, plan, committed, ahead);
         }
@@ -101,8 +117,14 @@ fn constant(rates: &[(&str, &str, f64)], names: &[&str]) -> Source {
 
 const ABC: [&str; 3] = ["a", "b", "c"];
 const ABCD: [&str; 4] = ["a", "b", "c", "d"];
-const FOUR: [(&str, &str, f64); 6] =
-    [("a", "b", 0.7), ("a", "c", 0.62), ("a", "d", 0.55), ("b", "c", 0.78), ("b", "d", 0.7), ("c", "d", 0.85)];
+const FOUR: [(&str, &str, f64); 6] = [
+    ("a", "b", 0.7),
+    ("a", "c", 0.62),
+    ("a", "d", 0.55),
+    ("b", "c", 0.78),
+    ("b", "d", 0.7),
+    ("c", "d", 0.85),
+];
 
 /// A heterogeneous source of the four-model pool.
 fn four(spread: f64, runs: Option<crate::acceptance::RegimeConfig>) -> Source {
@@ -151,7 +173,10 @@ fn golden_three_levels_take_the_time_of_the_exact_model_that_keeps_the_surplus()
         let ratio = time / tokens;
         let residual: f64 = seen.iter().map(|(time, tokens)| (time - ratio * tokens).powi(2)).sum();
         let error = residual.sqrt() / tokens;
-        assert!((ratio - want).abs() < 4.0 * error && error < 0.002 * want, "{windows:?}: {ratio} {want} {error}");
+        assert!(
+            (ratio - want).abs() < 4.0 * error && error < 0.002 * want,
+            "{windows:?}: {ratio} {want} {error}"
+        );
     }
 }
 
@@ -168,9 +193,12 @@ fn rates_by_position_count_from_the_start_of_the_drafters_block() {
     bench.admit(0, 0, 1000);
     let round = bench.round(0, &plan(&[0, 1, 2], &[3, 5]), 1);
     // Every cycle keeps its first token and emits 2; the target keeps 3 of the 6.
-    let kept: Vec<(usize, u32, u8)> = round.verifications.iter().map(|&(l, b, o)| (l, b, o.accepted)).collect();
+    let kept: Vec<(usize, u32, u8)> =
+        round.verifications.iter().map(|&(l, b, o)| (l, b, o.accepted)).collect();
     assert_eq!(kept, [(1, 3, 1), (1, 3, 1), (1, 3, 1), (2, 6, 3)]);
-    assert!((round.verifications[0].2.similarity - 1.0).abs() < 1e-6 && round.verifications[0].2.examined == 2);
+    assert!(
+        (round.verifications[0].2.similarity - 1.0).abs() < 1e-6 && round.verifications[0].2.examined == 2
+    );
 }
 
 /// Mean of per-request means against `want`, in standard errors clustered by request.
@@ -184,7 +212,9 @@ fn clustered(means: &[f64], want: f64) -> f64 {
 #[test]
 fn pairwise_acceptance_is_the_configured_matrix_whatever_varies_it() {
     // At fixed positions: the mean over committed positions, which no verdict chooses.
-    for (source, what) in [(four(0.0, None), "flat"), (four(0.1, None), "spread"), (four(0.1, regime(40.0, 0.2)), "regime")] {
+    for (source, what) in
+        [(four(0.0, None), "flat"), (four(0.1, None), "spread"), (four(0.1, regime(40.0, 0.2)), "regime")]
+    {
         let mut bench = Bench::new(source, Luck::new(21));
         let name = |m: &str| ABCD.iter().position(|n| *n == m).unwrap() as u8;
         for (drafter, verifier, want) in FOUR {
@@ -209,7 +239,7 @@ fn levels_far_from_the_path_still_meet_the_configured_matrix() {
     // Without spread every examined position counts alike, so whole rounds can be pooled.
     let mut bench = Bench::new(four(0.0, None), Luck::new(3));
     let plan = plan(&[0, 1, 2, 3], &[3, 4, 6]);
-    let mut counts = vec![[[0.0f64; 2]; 2]; 3];
+    let mut counts = [[[0.0f64; 2]; 2]; 3];
     for request in 0..5000u64 {
         bench.admit(0, request, 10_000);
         let mut committed = 1;
@@ -218,7 +248,8 @@ fn levels_far_from_the_path_still_meet_the_configured_matrix() {
             let mut cycles = [0; 4];
             for (level, block, outcome) in round.verifications {
                 let [tried, kept] = &mut counts[level - 1][usize::from(cycles[level] > 0)];
-                *tried += f64::from(outcome.accepted) + f64::from(u8::from(u32::from(outcome.accepted) < block));
+                *tried +=
+                    f64::from(outcome.accepted) + f64::from(u8::from(u32::from(outcome.accepted) < block));
                 *kept += f64::from(outcome.accepted);
                 cycles[level] += 1;
             }
@@ -249,7 +280,11 @@ fn luck_is_the_same_whoever_asks() {
             for chain in [plan(&[1, 2, 3], &[2, 5]), plan(&[0, 1, 2, 3], &[2, 3, 5])] {
                 let round = bench.round(0, &chain, 5);
                 let (_, block, outcome) = round.verifications[round.verifications.len() - 1];
-                assert_eq!(u32::from(outcome.accepted), u32::from(alone).min(block), "{chain} {heterogeneous}");
+                assert_eq!(
+                    u32::from(outcome.accepted),
+                    u32::from(alone).min(block),
+                    "{chain} {heterogeneous}"
+                );
                 let after = bench.round(0, &chain, 1000);
                 bench.admit(0, request, 10_000); // Another, who has not been anywhere before.
                 assert_eq!(bench.round(0, &chain, 1000), after);
@@ -267,7 +302,8 @@ fn luck_is_the_same_whoever_asks() {
 
 #[test]
 fn invariant_10_acceptance_does_not_depend_on_neighbours() {
-    let chains = [plan(&[0, 3], &[4]), plan(&[0, 1, 3], &[2, 4]), plan(&[0, 1, 2, 3], &[2, 3, 4]), plan(&[3], &[])];
+    let chains =
+        [plan(&[0, 3], &[4]), plan(&[0, 1, 3], &[2, 4]), plan(&[0, 1, 2, 3], &[2, 3, 4]), plan(&[3], &[])];
     let source = four(0.1, regime(20.0, 0.2));
     let run = |requests: &[u64]| {
         let mut bench = Bench::new(source.clone(), Luck::new(2));
@@ -297,7 +333,8 @@ fn invariant_10_acceptance_does_not_depend_on_neighbours() {
 #[test]
 fn outputs_end_at_their_length_and_no_level_writes_past_it_on_the_path() {
     let sources = [four(0.1, regime(20.0, 0.3)), constant(&FOUR, &ABCD)];
-    let chains = [plan(&[3], &[]), plan(&[2, 3], &[6]), plan(&[1, 2, 3], &[3, 5]), plan(&[0, 1, 2, 3], &[2, 3, 6])];
+    let chains =
+        [plan(&[3], &[]), plan(&[2, 3], &[6]), plan(&[1, 2, 3], &[3, 5]), plan(&[0, 1, 2, 3], &[2, 3, 6])];
     let (mut stopped, mut middle_ends) = (0, 0);
     for source in sources {
         let mut bench = Bench::new(source, Luck::new(8));
@@ -340,7 +377,8 @@ fn stop_tokens_are_found_in_a_cohort_and_forgotten_with_their_sequence() {
     }
     let slots: Vec<Slot> = [5, 2, 7, 1].map(Slot).to_vec();
     let pass = |bench: &mut Bench, drafted| {
-        let rows: Vec<Row> = slots.iter().map(|s| bench.row(s.0, &plan, 10, 0, Work::Draft { drafted })).collect();
+        let rows: Vec<Row> =
+            slots.iter().map(|s| bench.row(s.0, &plan, 10, 0, Work::Draft { drafted })).collect();
         let fill = Fill { cohort: 3, plan, drafted, slots: &slots };
         let mut ends = Vec::new();
         with_law!(&bench.source, law => bench.contents.drafts(law, &fill, |i| rows[i], &mut ends));
@@ -392,48 +430,78 @@ fn probes_see_the_similarity_of_the_committed_text() {
     assert!((outcomes[0].similarity - 0.85 * 32.0).abs() < 1e-4);
 }
 
-#[test]
-fn scratch_speed() {
-    use std::time::Instant;
-    for (name, source, plan_) in [
-        ("const2", constant(&FOUR, &ABCD), plan(&[2, 3], &[5])),
-        ("het2", four(0.1, None), plan(&[2, 3], &[5])),
-        ("het2 regime", four(0.1, regime(40.0, 0.2)), plan(&[2, 3], &[5])),
-        ("const3", constant(&FOUR, &ABCD), plan(&[0, 2, 3], &[3, 5])),
-        ("het3 regime", four(0.1, regime(40.0, 0.2)), plan(&[0, 2, 3], &[3, 5])),
-    ] {
-        let mut bench = Bench::new(source, Luck::new(1));
-        for s in 0..64 { bench.admit(s, u64::from(s), u32::MAX); }
-        let mut committed = vec![1u32; 64];
-        let mut outcomes = Vec::new();
-        let (mut rows_n, mut examined) = (0u64, 0u64);
-        let t = Instant::now();
-        if plan_.depth() == 2 {
-            let mut rows: Vec<Row> = (0..64).map(|s| bench.row(s, &plan_, 1, 0, Work::Verify { level: 1, block: 5 })).collect();
-            for _ in 0..50_000 {
-                outcomes.clear();
-                with_law!(&bench.source, law => bench.contents.rows(law, ModelId(3), &rows, &mut outcomes));
-                for (row, o) in rows.iter_mut().zip(&outcomes) { row.committed += u32::from(o.emitted); examined += u64::from(o.examined); }
-                rows_n += 64;
-            }
-        } else {
-            for _ in 0..3000 { for s in 0..64u32 {
-                let c = committed[s as usize]; let mut ready = 0;
-                with_law!(&bench.source, law => {
-                    while ready < 5 {
-                        outcomes.clear();
-                        let row = Row { slot: Slot(s), request: RequestId(u64::from(s)), plan: plan_, catch_up: 0, context: 0, committed: c, ahead: ready, work: Work::Verify { level: 1, block: 3 } };
-                        bench.contents.rows(law, ModelId(2), &[row], &mut outcomes);
-                        ready += u32::from(outcomes[0].emitted); rows_n += 1; examined += u64::from(outcomes[0].examined);
-                    }
-                    outcomes.clear();
-                    let row = Row { slot: Slot(s), request: RequestId(u64::from(s)), plan: plan_, catch_up: 0, context: 0, committed: c, ahead: 0, work: Work::Verify { level: 2, block: ready as u8 } };
-                    bench.contents.rows(law, ModelId(3), &[row], &mut outcomes);
-                    committed[s as usize] += u32::from(outcomes[0].emitted); rows_n += 1; examined += u64::from(outcomes[0].examined);
-                });
-            } }
-        }
-        let ns = t.elapsed().as_nanos() as f64;
-        eprintln!("{name}: {:.1} ns/row {:.2} ns/examined ({:.2} examined/row) size {} {}", ns / rows_n as f64, ns / examined as f64, examined as f64 / rows_n as f64, size_of::<Sequence>(), size_of::<Path>());
+/// A pass that a test has written down.
+struct Scripted(Vec<Row>);
+
+impl Pass for Scripted {
+    fn model(&self) -> ModelId {
+        ModelId(1)
     }
+    fn tick(&self) -> u64 {
+        3
+    }
+    fn shape(&self) -> specrouter_routing::profile::PassShape {
+        specrouter_routing::profile::PassShape::uniform(self.0.len() as u32, 5, 100)
+    }
+    fn cohorts(&self) -> &[Cohort] {
+        &[]
+    }
+    fn draft_row(&self, _: &Cohort, index: usize) -> Row {
+        self.0[index]
+    }
+    fn rows(&self) -> &[Row] {
+        &self.0
+    }
+}
+
+#[test]
+fn a_pass_has_its_price_and_an_outcome_for_each_row() {
+    use specrouter_routing::ids::ClassId;
+    use specrouter_routing::profile::{Linear, LinearTerms};
+    use specrouter_routing::request::Truth;
+    use specrouter_routing::units::{Span, Time};
+
+    let terms = LinearTerms::constant(0.25).unwrap();
+    let costs = CostModel::linear(Linear::new(vec![terms; 2]));
+    let source = constant(&[("a", "b", 1.0)], &["a", "b"]);
+    let mut backend = SimBackend::new(Arc::new(source), Arc::new(costs), Luck::new(1), ReplicaId(0));
+    let plan = plan(&[0, 1], &[4]);
+    let mut rows = Vec::new();
+    for (slot, output) in [(0, 100), (1, 3)] {
+        let id = RequestId(u64::from(slot));
+        let request = Request {
+            id,
+            class: ClassId(0),
+            arrival: Time::ZERO,
+            prompt_tokens: 1,
+            limit: 100,
+            priority: 0,
+            slo: Default::default(),
+            truth: Truth::new(output),
+        };
+        backend.admit(Slot(slot), &request);
+        let work = Work::Verify { level: 1, block: 4 };
+        rows.push(Row {
+            slot: Slot(slot),
+            request: id,
+            plan,
+            catch_up: 0,
+            context: 9,
+            committed: 1,
+            ahead: 0,
+            work,
+        });
+    }
+    rows.push(Row { work: Work::CatchUp, ..rows[0] });
+    let mut outcome = PassOutcome::default();
+    backend.run(&Scripted(rows), &mut outcome).unwrap();
+    assert_eq!(outcome.duration, Span::from_nanos(250_000_000));
+    let whole = RowOutcome { accepted: 4, emitted: 5, ended: false, examined: 4, similarity: 4.0 };
+    let short = RowOutcome { accepted: 2, emitted: 2, ended: true, examined: 2, similarity: 2.0 };
+    assert_eq!((outcome.rows, outcome.fill_ends), (vec![whole, short, RowOutcome::default()], vec![]));
+}
+
+#[test]
+fn what_is_kept_of_a_sequence_is_a_cache_line_and_a_path() {
+    assert!(size_of::<Sequence>() <= 64 && size_of::<Path>() <= 64);
 }
