@@ -64,13 +64,24 @@ fn main() {
 
 fn table(pool: &Pool, selection: u32, held_out: u32, requests: u32, out: &mut String) {
     let _ = writeln!(out, "### {}\n", pool.name);
-    let _ = writeln!(out, "| load | best static | static | specrouter | loss | upper 95 % | chains of specrouter | first 30 requests: loss |");
+    let _ = writeln!(
+        out,
+        "| load | best static | static | specrouter | loss | upper 95 % | chains of specrouter | first 30 requests: loss |"
+    );
     let _ = writeln!(out, "|--:|---|--:|--:|--:|--:|---|--:|");
     let statics = statics(pool);
     let picked = run(&scenario(pool, &statics, 1, selection, requests, &LOADS));
     for (index, &load) in LOADS.iter().enumerate() {
         let best = (0..statics.len())
-            .max_by(|&a, &b| mean(&picked, a, index, statics.len(), load).total_cmp(&mean(&picked, b, index, statics.len(), load)))
+            .max_by(|&a, &b| {
+                mean(&picked, a, index, statics.len(), load).total_cmp(&mean(
+                    &picked,
+                    b,
+                    index,
+                    statics.len(),
+                    load,
+                ))
+            })
             .expect("there are static arms");
         let pair = vec![statics[best].clone(), "specrouter: {scope: per_batch}".to_owned()];
         let tested = run(&scenario(pool, &pair, 101, held_out, requests, &LOADS));
@@ -148,7 +159,13 @@ fn run(scenario: &str) -> Value {
 /// saturation, 1 / mean TPOT below.
 fn values(summary: &Value, arm: usize, load_index: usize, arms: usize, load: f64) -> Vec<f64> {
     let seeds = summary["arms"][load_index * arms + arm]["seeds"].as_array().expect("an arm has seeds");
-    let metric = |seed: &Value| if load < 1.0 { 1.0 / seed["tpot_s"]["mean"].as_f64().unwrap_or(f64::NAN) } else { seed["output_tokens_per_s"].as_f64().unwrap_or(f64::NAN) };
+    let metric = |seed: &Value| {
+        if load < 1.0 {
+            1.0 / seed["tpot_s"]["mean"].as_f64().unwrap_or(f64::NAN)
+        } else {
+            seed["output_tokens_per_s"].as_f64().unwrap_or(f64::NAN)
+        }
+    };
     seeds.iter().map(metric).collect()
 }
 
@@ -177,5 +194,9 @@ fn chains(arm: &Value, models: &[&str; 3]) -> String {
         found.and_then(|m| m["passes"].as_f64()).unwrap_or(0.0)
     };
     let target = passes(models[2]).max(1.0);
-    format!("{length:.2} tokens/round; passes per target pass {:.2} / {:.2}", passes(models[0]) / target, passes(models[1]) / target)
+    format!(
+        "{length:.2} tokens/round; passes per target pass {:.2} / {:.2}",
+        passes(models[0]) / target,
+        passes(models[1]) / target
+    )
 }

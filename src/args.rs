@@ -96,9 +96,23 @@ mod tests {
 
     #[test]
     fn sets_are_kept_in_order() {
-        let typed = Typed::parse_from(["specrouter", "run", "quickstart", "--set", "a=1", "--set", "a=2", "--jobs", "2", "-q"]);
+        let typed = Typed::parse_from([
+            "specrouter",
+            "run",
+            "quickstart",
+            "--set",
+            "a=1",
+            "--set",
+            "a=2",
+            "--jobs",
+            "2",
+            "-q",
+        ]);
         let Command::Run(run) = typed.command else { panic!("a run") };
-        assert_eq!((run.sets, run.jobs, run.quiet, run.format), (vec!["a=1".into(), "a=2".into()], NonZeroUsize::new(2), true, Format::Table));
+        assert_eq!(
+            (run.sets, run.jobs, run.quiet, run.format),
+            (vec!["a=1".into(), "a=2".into()], NonZeroUsize::new(2), true, Format::Table)
+        );
         assert!(Typed::try_parse_from(["specrouter", "run", "x", "--jobs", "0"]).is_err());
     }
 }

@@ -68,14 +68,18 @@ impl Source {
     /// The comment the file opens with, without its marks; empty when there is none.
     pub fn opening_comment(&self) -> String {
         let text = String::from_utf8_lossy(&self.bytes);
-        let lines = text.trim_start_matches('\u{feff}').lines().map_while(|line| line.trim_end().strip_prefix('#'));
+        let lines =
+            text.trim_start_matches('\u{feff}').lines().map_while(|line| line.trim_end().strip_prefix('#'));
         lines.map(|line| line.strip_prefix(' ').unwrap_or(line)).collect::<Vec<_>>().join("\n")
     }
 }
 
 /// Is `text` the path of a file or folder, not a name? It has a separator or ends like a file.
 pub fn is_path(text: &str) -> bool {
-    text.contains(['/', '\\']) || [".yaml", ".yml", ".json", ".csv"].iter().any(|end| text.ends_with(end)) || text == "." || text == ".."
+    text.contains(['/', '\\'])
+        || [".yaml", ".yml", ".json", ".csv"].iter().any(|end| text.ends_with(end))
+        || text == "."
+        || text == ".."
 }
 
 /// Names of the embedded scenarios, in alphabetical order.
@@ -154,7 +158,9 @@ pub fn hardware_file(path: &Path) -> Result<HardwareSpec, CatalogError> {
 pub fn file(kind: &'static str, path: &Path) -> Result<Source, CatalogError> {
     let failed = |source| CatalogError::Read { kind, path: path.to_owned(), source };
     let mut bytes = Vec::new();
-    std::fs::File::open(path).and_then(|file| file.take(MOST_BYTES).read_to_end(&mut bytes)).map_err(failed)?;
+    std::fs::File::open(path)
+        .and_then(|file| file.take(MOST_BYTES).read_to_end(&mut bytes))
+        .map_err(failed)?;
     Ok(Source { name: path.display().to_string(), bytes, folder: path.parent().map(Path::to_owned) })
 }
 
@@ -164,7 +170,9 @@ fn source(kind: &'static str, folder: &'static str, name: &str) -> Result<Source
     }
     let path = Path::new(folder).join(format!("{name}.yaml"));
     match SCENARIOS.get_file(&path) {
-        Some(file) => Ok(Source { name: format!("{name} (embedded)"), bytes: file.contents().to_vec(), folder: None }),
+        Some(file) => {
+            Ok(Source { name: format!("{name} (embedded)"), bytes: file.contents().to_vec(), folder: None })
+        }
         None => Err(CatalogError::Unknown { kind, name: name.to_owned(), hint: hint(name, names(folder)) }),
     }
 }
@@ -218,7 +226,8 @@ mod tests {
 
     #[test]
     fn the_opening_comment_ends_with_the_first_other_line() {
-        let source = Source { name: "x".into(), bytes: b"# One.\n#\n#   two\nseed: 1\n# no\n".to_vec(), folder: None };
+        let source =
+            Source { name: "x".into(), bytes: b"# One.\n#\n#   two\nseed: 1\n# no\n".to_vec(), folder: None };
         assert_eq!(source.opening_comment(), "One.\n\n  two");
     }
 }

@@ -71,6 +71,9 @@ mod tests {
         let failure = Failure::from(anyhow::Error::new(cause).context("cannot write results"));
         assert_eq!(failure.to_string(), "error: cannot write results: disk full");
         let cause = std::io::Error::other("disk full");
-        assert_eq!(Failure::input(anyhow::Error::new(cause).context("a file: disk full")).to_string(), "error: a file: disk full");
+        assert_eq!(
+            Failure::input(anyhow::Error::new(cause).context("a file: disk full")).to_string(),
+            "error: a file: disk full"
+        );
     }
 }

@@ -4,14 +4,17 @@
 /// neighbours), when it is near enough to be what was meant: at most a third of the word's length away, and at
 /// least 1.
 pub fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str> + Clone) -> Option<&'a str> {
-    let mut longer = candidates.clone().into_iter().filter(|candidate| word.len() > 1 && candidate.starts_with(word));
+    let mut longer =
+        candidates.clone().into_iter().filter(|candidate| word.len() > 1 && candidate.starts_with(word));
     if let (Some(only), None) = (longer.next(), longer.next()) {
         return Some(only);
     }
     let word: Vec<char> = word.to_lowercase().chars().take(64).collect();
     candidates
         .into_iter()
-        .map(|candidate| (distance(&word, &candidate.to_lowercase().chars().take(64).collect::<Vec<_>>()), candidate))
+        .map(|candidate| {
+            (distance(&word, &candidate.to_lowercase().chars().take(64).collect::<Vec<_>>()), candidate)
+        })
         .filter(|(edits, candidate)| *edits <= (word.len().max(candidate.len()) / 3).max(1))
         .min_by_key(|(edits, _)| *edits)
         .map(|(_, candidate)| candidate)

@@ -140,7 +140,22 @@ pub fn resolve(name: &str, sets: &[String]) -> Result<Scenario, ScenarioError> {
     let acceptance = Source::resolve(&raw.acceptance, &pool, &classes).map_err(|e| document.complaint(e))?;
     let arms = arms::resolve(&raw.policies, &pool, limits.max_block, &document)?;
     let loads = loads(&raw, &document)?;
-    Ok(Scenario { name: name.to_owned(), description, raw, seeds, pool, hardware, profile, limits, kv_tokens, workload, acceptance: Arc::new(acceptance), slo, arms, loads })
+    Ok(Scenario {
+        name: name.to_owned(),
+        description,
+        raw,
+        seeds,
+        pool,
+        hardware,
+        profile,
+        limits,
+        kv_tokens,
+        workload,
+        acceptance: Arc::new(acceptance),
+        slo,
+        arms,
+        loads,
+    })
 }
 
 impl Scenario {
@@ -152,7 +167,11 @@ impl Scenario {
         let rate = Positive::new(rate_per_s)?;
         let mut config = self.raw.workload.clone();
         match &mut config.arrivals {
-            Some(Arrivals::Poisson { rate_per_s } | Arrivals::Gamma { rate_per_s, .. } | Arrivals::Constant { rate_per_s }) => *rate_per_s = rate,
+            Some(
+                Arrivals::Poisson { rate_per_s }
+                | Arrivals::Gamma { rate_per_s, .. }
+                | Arrivals::Constant { rate_per_s },
+            ) => *rate_per_s = rate,
             _ => anyhow::bail!("workload.arrivals has no rate to set"),
         }
         self.again(&config)
@@ -208,7 +227,10 @@ fn within(document: &Document, path: &str, value: u32, least: u32, most: u32) ->
 fn seeds(raw: &RawScenario, document: &Document) -> Result<Vec<u64>, ScenarioError> {
     within(document, "seeds", raw.seeds, 1, MOST_SEEDS)?;
     let last = raw.seed.checked_add(u64::from(raw.seeds) - 1);
-    let last = last.ok_or_else(|| document.error("seed", format_args!("expected room for {} seeds above it, got {}", raw.seeds, raw.seed)))?;
+    let last = last.ok_or_else(|| {
+        document
+            .error("seed", format_args!("expected room for {} seeds above it, got {}", raw.seeds, raw.seed))
+    })?;
     Ok((raw.seed..=last).collect())
 }
 
@@ -221,17 +243,24 @@ fn check_sampling(raw: &RawScenario, document: &Document) -> Result<(), Scenario
         return Err(document.error("sampling.top_k", "expected at least 1 token, got 0").into());
     }
     match temperature.map(specrouter_routing::units::NonNegative::get) {
-        Some(t) if raw.verify == Verify::Greedy && t > 0.0 => {
-            Err(document.error("sampling.temperature", format_args!("`verify: greedy` samples at temperature 0, got {t}")).into())
-        }
+        Some(t) if raw.verify == Verify::Greedy && t > 0.0 => Err(document
+            .error("sampling.temperature", format_args!("`verify: greedy` samples at temperature 0, got {t}"))
+            .into()),
         _ => Ok(()),
     }
 }
 
-fn kv_tokens(raw: &RawScenario, pool: &[ModelSpec], hardware: &Costs, document: &Document) -> Result<u64, ScenarioError> {
+fn kv_tokens(
+    raw: &RawScenario,
+    pool: &[ModelSpec],
+    hardware: &Costs,
+    document: &Document,
+) -> Result<u64, ScenarioError> {
     let fraction = raw.limits.memory_fraction;
     if fraction.get() <= 0.0 {
-        return Err(document.error("limits.memory_fraction", "expected a share above 0 and at most 1, got 0").into());
+        return Err(document
+            .error("limits.memory_fraction", "expected a share above 0 and at most 1, got 0")
+            .into());
     }
     let sized = costs::kv_tokens(hardware, pool, raw.tensor_parallel, fraction).map_err(|e| match &e {
         CostError::TensorParallel { .. } => document.complaint(&e),
@@ -243,7 +272,12 @@ fn kv_tokens(raw: &RawScenario, pool: &[ModelSpec], hardware: &Costs, document: 
     })
 }
 
-fn limits(raw: &RawScenario, pool: &[ModelSpec], kv_tokens: u64, document: &Document) -> Result<Limits, ScenarioError> {
+fn limits(
+    raw: &RawScenario,
+    pool: &[ModelSpec],
+    kv_tokens: u64,
+    document: &Document,
+) -> Result<Limits, ScenarioError> {
     let limits = Limits {
         max_running: raw.limits.max_running,
         token_budget: raw.limits.token_budget,
@@ -268,10 +302,18 @@ fn limits(raw: &RawScenario, pool: &[ModelSpec], kv_tokens: u64, document: &Docu
     Ok(limits)
 }
 
-fn workload(raw: &mut RawScenario, limits: &Limits, slo: Slo, document: &Document, paths: &Paths<'_>) -> Result<Workload, ScenarioError> {
+fn workload(
+    raw: &mut RawScenario,
+    limits: &Limits,
+    slo: Slo,
+    document: &Document,
+    paths: &Paths<'_>,
+) -> Result<Workload, ScenarioError> {
     raw.workload.check().map_err(|e| document.complaint(e))?;
     let config = &mut raw.workload;
-    for (place, file) in [("workload.file", &mut config.file), ("workload.lengths_file", &mut config.lengths_file)] {
+    for (place, file) in
+        [("workload.file", &mut config.file), ("workload.lengths_file", &mut config.lengths_file)]
+    {
         if let Some(path) = file {
             *path = paths.resolve(place, path);
         }
@@ -291,9 +333,14 @@ fn loads(raw: &RawScenario, document: &Document) -> Result<Option<Vec<f64>>, Sce
     if !loads.is_sorted_by(|a, b| a < b) || loads.last().is_some_and(|&most| most > 100.0) {
         return refuse(format!("expected rising loads, at most 100, got {loads:?}"));
     }
-    let rated = matches!(raw.workload.arrivals, Some(Arrivals::Poisson { .. } | Arrivals::Gamma { .. } | Arrivals::Constant { .. }));
+    let rated = matches!(
+        raw.workload.arrivals,
+        Some(Arrivals::Poisson { .. } | Arrivals::Gamma { .. } | Arrivals::Constant { .. })
+    );
     if !rated || raw.workload.file.is_some() {
-        return refuse("a sweep sets the rate of poisson, gamma or constant arrivals, and the workload has none".into());
+        return refuse(
+            "a sweep sets the rate of poisson, gamma or constant arrivals, and the workload has none".into(),
+        );
     }
     Ok(Some(loads))
 }

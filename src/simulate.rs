@@ -50,7 +50,8 @@ pub fn simulate<S: Sink>(
         let id = ReplicaId(id);
         let policy = arm.build(&scenario.pool, scenario.limits.max_block)?;
         let believed = Corrected::new(Arc::clone(&belief));
-        let replica = Replica::new(id, scenario.limits.clone(), &kv, raw.limits.block_size, policy, believed)?;
+        let replica =
+            Replica::new(id, scenario.limits.clone(), &kv, raw.limits.block_size, policy, believed)?;
         Ok((replica, SimBackend::new(Arc::clone(&scenario.acceptance), Arc::clone(&costs), luck, id)))
     });
     let servers = servers.collect::<anyhow::Result<Vec<_>>>()?;
@@ -68,7 +69,8 @@ pub fn simulate<S: Sink>(
         }
         None => drive::open_loop(&mut simulator, requests.by_ref(), &mut bounds, sink)?,
     };
-    let end = if ended == Ended::Horizon { workload.horizon().unwrap_or(simulator.now()) } else { simulator.now() };
+    let end =
+        if ended == Ended::Horizon { workload.horizon().unwrap_or(simulator.now()) } else { simulator.now() };
     Ok(Run { tally: simulator.close(sink), end, ended, extrapolations: costs.extrapolations() })
 }
 
@@ -93,7 +95,10 @@ pub fn capacity(scenario: &Scenario) -> anyhow::Result<f64> {
     let span = ends.0.get(last).zip(ends.0.get(first)).map(|(l, f)| l.seconds() - f.seconds());
     match span {
         Some(span) if span > 0.0 => Ok((last - first) as f64 / span * f64::from(scenario.raw.replicas)),
-        _ => anyhow::bail!("the target alone finished {} of {requests} requests: no capacity to take loads of", ends.0.len()),
+        _ => anyhow::bail!(
+            "the target alone finished {} of {requests} requests: no capacity to take loads of",
+            ends.0.len()
+        ),
     }
 }
 

@@ -24,8 +24,11 @@ impl Table {
         let columns: Vec<(usize, bool)> = (0..self.heading.len())
             .map(|column| {
                 let cells: Vec<String> = self.rows.iter().map(|row| cell(row, column)).collect();
-                let widest = cells.iter().map(|c| width(c)).max().unwrap_or(0).max(width(&self.heading[column]));
-                let numbers = cells.iter().all(|c| c.is_empty() || c.starts_with(|f: char| f.is_ascii_digit() || f == '-'));
+                let widest =
+                    cells.iter().map(|c| width(c)).max().unwrap_or(0).max(width(&self.heading[column]));
+                let numbers = cells
+                    .iter()
+                    .all(|c| c.is_empty() || c.starts_with(|f: char| f.is_ascii_digit() || f == '-'));
                 (widest, numbers)
             })
             .collect();
@@ -33,7 +36,11 @@ impl Table {
             let padded: Vec<String> = cells
                 .iter()
                 .zip(&columns)
-                .map(|(cell, &(widest, numbers))| if numbers { format!("{cell:>widest$}") } else { format!("{cell:<widest$}") })
+                .map(
+                    |(cell, &(widest, numbers))| {
+                        if numbers { format!("{cell:>widest$}") } else { format!("{cell:<widest$}") }
+                    },
+                )
                 .collect();
             padded.join("  ").trim_end().to_owned() + "\n"
         };

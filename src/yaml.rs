@@ -86,10 +86,13 @@ impl Document {
                 (after.is_empty() || after.starts_with(['.', '['])).then_some(after)
             };
             let next = match &node.value {
-                Value::Scalar(scalar) => after(&scalar.text).map(|after| (node, after)).filter(|_| !rest.is_empty()),
-                Value::List(items) => rest.strip_prefix('[').and_then(|r| r.split_once(']')).and_then(|(index, after)| {
-                    Some((items.get(index.parse::<usize>().ok()?)?, after))
-                }),
+                Value::Scalar(scalar) => {
+                    after(&scalar.text).map(|after| (node, after)).filter(|_| !rest.is_empty())
+                }
+                Value::List(items) => rest
+                    .strip_prefix('[')
+                    .and_then(|r| r.split_once(']'))
+                    .and_then(|(index, after)| Some((items.get(index.parse::<usize>().ok()?)?, after))),
                 Value::Map(entries) => entries
                     .iter()
                     .filter_map(|(key, node)| Some((node, after(&key.scalar.text)?)))
@@ -189,7 +192,10 @@ mod tests {
     #[test]
     fn a_document_is_read_and_written_and_read_again() {
         let sample = read(TEXT, &[]).unwrap();
-        assert_eq!(sample.arms, [Arm::Off, Arm::Fixed(Options::default()), Arm::Windows { windows: vec![4, 2] }]);
+        assert_eq!(
+            sample.arms,
+            [Arm::Off, Arm::Fixed(Options::default()), Arm::Windows { windows: vec![4, 2] }]
+        );
         assert_eq!(sample.table[&1], "x");
         assert_eq!(read(&to_text(&sample).unwrap(), &[]).unwrap(), sample);
         let marked = format!("\u{feff}{}", TEXT.replace('\n', "\r\n"));
@@ -220,12 +226,26 @@ mod tests {
 
     #[test]
     fn a_set_takes_the_place_of_what_was_written() {
-        let sets = ["count=9", "items.1.weight=0.25", "arms[1].fixed.warm=true", "rate=null", "arms.2={windows: {windows: [1]}}", "table.1=y"];
+        let sets = [
+            "count=9",
+            "items.1.weight=0.25",
+            "arms[1].fixed.warm=true",
+            "rate=null",
+            "arms.2={windows: {windows: [1]}}",
+            "table.1=y",
+        ];
         let sample = read(TEXT, &sets).unwrap();
         assert_eq!((sample.count, sample.rate, sample.items[1].weight.get()), (9, None, 0.25));
-        assert_eq!(sample.arms, [Arm::Off, Arm::Fixed(Options { warm: true }), Arm::Windows { windows: vec![1] }]);
+        assert_eq!(
+            sample.arms,
+            [Arm::Off, Arm::Fixed(Options { warm: true }), Arm::Windows { windows: vec![1] }]
+        );
         assert_eq!(sample.table[&1], "y");
-        assert_eq!(read("count: 1\n", &["rate=2"]).unwrap().rate.map(Positive::get), Some(2.0), "a field left out can be set");
+        assert_eq!(
+            read("count: 1\n", &["rate=2"]).unwrap().rate.map(Positive::get),
+            Some(2.0),
+            "a field left out can be set"
+        );
     }
 
     #[test]

@@ -159,7 +159,11 @@ fn pools_that_cannot_decode_together_are_refused() {
 fn cost_tables_that_are_none_are_refused() {
     let table = |content: &str| {
         let scenario = edited("h100-sxm", "{table: t.csv}");
-        error(&Folder::new().with("s.yaml", scenario).with("t.csv", content).run(&["run", "s.yaml", "--dry-run"]))
+        error(&Folder::new().with("s.yaml", scenario).with("t.csv", content).run(&[
+            "run",
+            "s.yaml",
+            "--dry-run",
+        ]))
     };
     insta::assert_snapshot!(table(""), @"s.yaml:4:19: hardware.table: t.csv: line 1: expected the heading model,rows,new_tokens,context_tokens,seconds, got ``");
     insta::assert_snapshot!(table("model,rows,new_tokens,context_tokens,seconds\nllama-68m,1,1,0\n"), @"s.yaml:4:19: hardware.table: t.csv: line 2: expected 5 columns, got 4");
@@ -242,7 +246,8 @@ fn what_can_be_read_is_read() {
     assert_eq!(readable(with_file("t.csv", rows.replace('\n', "\r\n"))), read, "CRLF");
     assert_eq!(readable(with_file("t.csv", format!("\u{feff}{rows}"))), read, "byte order mark");
     assert_eq!(readable(with_file("t.csv", rows.trim_end())), read, "no last line break");
-    let swapped = readable(with_file("t.csv", "arrival_s,prompt_tokens,output_tokens\n2,20,5\n0,10,5\n4,30,5\n"));
+    let swapped =
+        readable(with_file("t.csv", "arrival_s,prompt_tokens,output_tokens\n2,20,5\n0,10,5\n4,30,5\n"));
     assert!(swapped.contains("order"), "rows out of order are read, and it is said: {swapped}");
     assert!(swapped.contains("3 over 4"), "as many requests over the same time: {swapped}");
 }

@@ -15,13 +15,20 @@ fn the_lists_name_what_a_scenario_can_name() {
         ("policies", &["target_only", "fixed_model", "static", "batch_table", "goodput", "specrouter"][..]),
         ("hardware", &["a100-80g", "h100-sxm", "h200", "l4", "l40s", "rtx-4090", "b200", "mi300x"]),
         ("models", &["llama-68m", "llama-3.1-8b", "qwen2.5-72b", "qwen3-32b", "ngram"]),
-        ("scenarios", &["quickstart", "azure-conv", "azure-code", "long-context", "burst", "load-sweep", "eagle"]),
+        (
+            "scenarios",
+            &["quickstart", "azure-conv", "azure-code", "long-context", "burst", "load-sweep", "eagle"],
+        ),
     ] {
         let table = stdout(&[list]);
         let json: serde_json::Value = serde_json::from_str(&stdout(&[list, "--format", "json"])).unwrap();
-        let listed: Vec<&str> = json.as_array().unwrap().iter().map(|entry| entry["name"].as_str().unwrap()).collect();
+        let listed: Vec<&str> =
+            json.as_array().unwrap().iter().map(|entry| entry["name"].as_str().unwrap()).collect();
         for name in names {
-            assert!(table.lines().any(|line| line.split_whitespace().next() == Some(name)), "{list} lists {name}:\n{table}");
+            assert!(
+                table.lines().any(|line| line.split_whitespace().next() == Some(name)),
+                "{list} lists {name}:\n{table}"
+            );
             assert!(listed.contains(name), "{list} --format json lists {name}");
         }
     }
@@ -81,11 +88,15 @@ policies       target_only
 fn a_path_inside_a_scenario_starts_from_its_folder_and_one_in_a_set_from_here() {
     let csv = "arrival_s,prompt_tokens,output_tokens\n0,10,5\n1,10,5\n";
     let folder = Folder::new()
-        .with("deep/scenario.yaml", SCENARIO.replace("  requests: 40\n", "  requests: 40\n  file: trace.csv\n"))
+        .with(
+            "deep/scenario.yaml",
+            SCENARIO.replace("  requests: 40\n", "  requests: 40\n  file: trace.csv\n"),
+        )
         .with("deep/trace.csv", csv)
         .with("here.csv", format!("{csv}2,10,5\n"));
     let requests = |sets: &[&str]| {
-        let output = folder.run(&[&["run", "deep/scenario.yaml", "--dry-run", "--format", "json"], sets].concat());
+        let output =
+            folder.run(&[&["run", "deep/scenario.yaml", "--dry-run", "--format", "json"], sets].concat());
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
         json["facts"]["requests"].as_str().unwrap().split(' ').next().unwrap().to_owned()
@@ -96,7 +107,12 @@ fn a_path_inside_a_scenario_starts_from_its_folder_and_one_in_a_set_from_here() 
 
 #[test]
 fn arguments_that_are_none_are_bad_input() {
-    for args in [&["run"][..], &["walk"], &["run", "quickstart", "--jobs", "0"], &["run", "quickstart", "--format", "xml"]] {
+    for args in [
+        &["run"][..],
+        &["walk"],
+        &["run", "quickstart", "--jobs", "0"],
+        &["run", "quickstart", "--format", "xml"],
+    ] {
         assert_eq!(Folder::new().run(args).status.code(), Some(2), "{args:?}");
     }
 }
@@ -104,8 +120,17 @@ fn arguments_that_are_none_are_bad_input() {
 #[test]
 fn a_reader_that_has_seen_enough_is_no_error() {
     use std::process::{Command, Stdio};
-    let mut child = Command::new(env!("CARGO_BIN_EXE_specrouter")).arg("schema").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_specrouter"))
+        .arg("schema")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
-    assert!(output.stderr.is_empty() && output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.stderr.is_empty() && output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
 }

@@ -51,11 +51,19 @@ fn invariant_3_the_same_scenario_gives_the_same_bytes_whatever_the_jobs() {
     let mut files = 0;
     for entry in walk(&outputs[0].1) {
         let inside = entry.strip_prefix(&outputs[0].1).unwrap();
-        assert_eq!(std::fs::read(&entry).unwrap(), std::fs::read(outputs[1].1.join(inside)).unwrap(), "{}", inside.display());
+        assert_eq!(
+            std::fs::read(&entry).unwrap(),
+            std::fs::read(outputs[1].1.join(inside)).unwrap(),
+            "{}",
+            inside.display()
+        );
         files += 1;
     }
     assert!(files > 20, "report, summary, plots and the tables of 5 arms: {files} files");
-    let other = run(&["quickstart", "--set", "workload.requests=150", "--set", "seed=8", "--seeds", "2", "--quiet"], &folder.path().join("d"));
+    let other = run(
+        &["quickstart", "--set", "workload.requests=150", "--set", "seed=8", "--seeds", "2", "--quiet"],
+        &folder.path().join("d"),
+    );
     assert_ne!(outputs[0].0, other, "another seed is another run");
 }
 
@@ -79,7 +87,8 @@ fn invariant_1_recorded_traffic_is_conserved() {
         let folder = tempfile::tempdir().unwrap();
         let set = format!("workload.file={path}");
         let policies = "policies=[specrouter, target_only]";
-        let summary = json(&[scenario, "--set", &set, "--set", policies, "--seeds", "1", "--quiet"], folder.path());
+        let summary =
+            json(&[scenario, "--set", &set, "--set", policies, "--seeds", "1", "--quiet"], folder.path());
         for arm in summary["arms"].as_array().unwrap() {
             let seed = &arm["seeds"][0];
             assert_eq!(seed["requests"]["arrived"], requests, "{scenario}");
@@ -97,13 +106,21 @@ fn invariant_9_a_bad_policy_loses() {
     let folder = tempfile::tempdir().unwrap();
     let always_longest = "{static: {chain: [llama-68m, llama-3.1-8b], windows: [16]}}";
     let policies = format!("policies=[target_only, {always_longest}, specrouter]");
-    let load = ["--set", "workload.arrivals={poisson: {rate_per_s: 60}}", "--set", "workload.requests=600", "--set", "replicas=1"];
+    let load = [
+        "--set",
+        "workload.arrivals={poisson: {rate_per_s: 60}}",
+        "--set",
+        "workload.requests=600",
+        "--set",
+        "replicas=1",
+    ];
     let mut args = vec!["quickstart", "--set", &policies, "--seeds", "3", "--quiet"];
     args.extend(load);
     let summary = json(&args, folder.path());
     let rate = |arm: usize| -> f64 {
         let seeds = summary["arms"][arm]["seeds"].as_array().unwrap();
-        seeds.iter().map(|seed| seed["output_tokens_per_s"].as_f64().unwrap()).sum::<f64>() / seeds.len() as f64
+        seeds.iter().map(|seed| seed["output_tokens_per_s"].as_f64().unwrap()).sum::<f64>()
+            / seeds.len() as f64
     };
     assert!(rate(1) < 0.8 * rate(0), "drafting 16 tokens in overload loses: {} against {}", rate(1), rate(0));
     assert!(rate(2) > 0.98 * rate(0), "specrouter does not: {} against {}", rate(2), rate(0));
@@ -133,7 +150,9 @@ fn every_shipped_scenario_runs() {
         // What was resolved runs again, from anywhere, to the same table.
         let resolved = folder.path().join("scenario.resolved.yaml").display().to_string();
         let again = run(&[&resolved, "--quiet"], &folder.path().join("again"));
-        let body = |bytes: &[u8]| String::from_utf8_lossy(bytes).lines().skip(1).map(str::to_owned).collect::<Vec<_>>();
+        let body = |bytes: &[u8]| {
+            String::from_utf8_lossy(bytes).lines().skip(1).map(str::to_owned).collect::<Vec<_>>()
+        };
         assert_eq!(body(&text), body(&again), "{name}");
     }
 }
@@ -143,20 +162,29 @@ fn every_shipped_scenario_runs() {
 #[test]
 fn specrouter_follows_the_load_down_to_plain_decoding() {
     let folder = tempfile::tempdir().unwrap();
-    let chain = |models: &str, windows: &str| format!("{{static: {{chain: [{models}, llama-3.1-8b], windows: [{windows}]}}}}");
+    let chain = |models: &str, windows: &str| {
+        format!("{{static: {{chain: [{models}, llama-3.1-8b], windows: [{windows}]}}}}")
+    };
     let policies = format!(
         "policies=[target_only, {}, {}, {}, specrouter]",
         chain("llama-68m", "2"),
         chain("llama-68m", "4"),
         chain("llama-68m, llama-3.2-1b", "2, 4")
     );
-    let sets = ["--set", "sweep.load=[0.2, 1.5]", "--set", "workload.requests=500", "--seeds", "4", "--quiet"];
+    let sets =
+        ["--set", "sweep.load=[0.2, 1.5]", "--set", "workload.requests=500", "--seeds", "4", "--quiet"];
     let mut args = vec!["load-sweep", "--set", &policies];
     args.extend(sets);
     let summary = json(&args, folder.path());
     let metric = |arm: usize, load: usize| -> Vec<f64> {
         let seeds = summary["arms"][load * 5 + arm]["seeds"].as_array().unwrap();
-        let of = |seed: &Value| if load == 0 { 1.0 / seed["tpot_s"]["mean"].as_f64().unwrap() } else { seed["output_tokens_per_s"].as_f64().unwrap() };
+        let of = |seed: &Value| {
+            if load == 0 {
+                1.0 / seed["tpot_s"]["mean"].as_f64().unwrap()
+            } else {
+                seed["output_tokens_per_s"].as_f64().unwrap()
+            }
+        };
         seeds.iter().map(of).collect()
     };
     let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
@@ -166,5 +194,10 @@ fn specrouter_follows_the_load_down_to_plain_decoding() {
         assert!(policy > 0.97 * best, "load {load}: {policy} against {best}");
     }
     let length = |load: usize| summary["arms"][load * 5 + 4]["seeds"][0]["accepted_length"].as_f64().unwrap();
-    assert!(length(0) > 1.8 && length(1) < length(0), "tokens per round: {} idle, {} in overload", length(0), length(1));
+    assert!(
+        length(0) > 1.8 && length(1) < length(0),
+        "tokens per round: {} idle, {} in overload",
+        length(0),
+        length(1)
+    );
 }

@@ -112,8 +112,16 @@ mod tests {
         for (alpha, window) in [(0.8, 1u64), (0.8, 3), (0.6, 5), (0.9, 8)] {
             let mut pair = PairEvidence::default();
             for round in 0..40_000u64 {
-                let accepted = (0..window).take_while(|&j| draws.uniform(round, j + 100 * window) < alpha).count() as u64;
-                let seen = PairEvidence { verifications: 1, drafted: window, accepted, rejections: u64::from(accepted < window), ..PairEvidence::default() };
+                let accepted = (0..window)
+                    .take_while(|&j| draws.uniform(round, j + 100 * window) < alpha)
+                    .count() as u64;
+                let seen = PairEvidence {
+                    verifications: 1,
+                    drafted: window,
+                    accepted,
+                    rejections: u64::from(accepted < window),
+                    ..PairEvidence::default()
+                };
                 pair.add(&seen, round);
             }
             let estimate = pair.acceptance().unwrap();

@@ -330,8 +330,8 @@ impl Tally {
         tally.busy += duration;
         if shape.catch_up_tokens > 0 {
             tally.catch_up_tokens += u64::from(shape.catch_up_tokens);
-            tally.catch_up_nanos +=
-                duration.nanos() as f64 * f64::from(shape.catch_up_tokens) / f64::from(shape.new_tokens.max(1));
+            tally.catch_up_nanos += duration.nanos() as f64 * f64::from(shape.catch_up_tokens)
+                / f64::from(shape.new_tokens.max(1));
         }
     }
 

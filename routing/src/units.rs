@@ -97,7 +97,11 @@ impl Span {
         if nanos >= 0.0 && nanos < u64::MAX as f64 {
             Ok(Self((nanos + 0.5) as u64))
         } else {
-            Err(OutOfRange { what: "span", expected: "a finite number of seconds, 0 or more", value: seconds })
+            Err(OutOfRange {
+                what: "span",
+                expected: "a finite number of seconds, 0 or more",
+                value: seconds,
+            })
         }
     }
 }

@@ -63,6 +63,8 @@ struct Rounds {
     rounds: u64,
     span: Option<(Time, Time)>,
     requests: u64,
+    /// When the first request ended, and the tokens committed until then.
+    first_end: Option<(Time, u64)>,
 }
 
 impl Sink for Rounds {
@@ -72,6 +74,8 @@ impl Sink for Rounds {
     fn request(&mut self, record: &RequestRecord) {
         self.requests += 1;
         self.span = record.first_token.zip(record.last_token);
+        let ended = record.last_token.map(|last| (last, self.emitted));
+        self.first_end = self.first_end.or(ended);
     }
     fn round(&mut self, record: &RoundRecord) {
         if record.position > 0 {
@@ -84,11 +88,23 @@ impl Sink for Rounds {
 
 /// Runs `batch` requests of `output` tokens under one plan, all from the beginning.
 fn run(plan: ChainPlan, batch: u32, output: u32, seed: u64, costs: Linear) -> (Rounds, Tally, Time) {
+    // The formula's lockstep: nobody's round begins before the last straggler is done. (By default the hold
+    // lets the target go ahead without the rare fourth cycle, which beats the formula by 2.5 % at 64.)
+    let hold_passes = Some(64);
     let luck = Luck::new(seed);
-    let limits = Limits { max_running: batch, token_budget: 1 << 20, max_block: 32, hold_passes: None, context: 1 << 24, by_priority: false };
+    let limits = Limits {
+        max_running: batch,
+        token_budget: 1 << 20,
+        max_block: 32,
+        hold_passes,
+        context: 1 << 24,
+        by_priority: false,
+    };
     let model = Arc::new(CostModel::linear(costs.clone()));
     let policy: Box<dyn Policy> = Box::new(StaticChain::new(plan));
-    let replica = Replica::new(ReplicaId(0), limits, &[1 << 26; 3], 1024, policy, Corrected::new(Arc::new(costs))).unwrap();
+    let replica =
+        Replica::new(ReplicaId(0), limits, &[1 << 26; 3], 1024, policy, Corrected::new(Arc::new(costs)))
+            .unwrap();
     let backend = SimBackend::new(source(), model, luck, ReplicaId(0));
     let dispatcher = DispatcherConfig::RoundRobin.build(luck.stream(Stream::Dispatch));
     let mut simulator = Simulator::new(vec![(replica, backend)], dispatcher);
@@ -139,28 +155,45 @@ fn invariant_12_the_loop_at_batch_1_agrees_with_the_exact_pmf() {
         let deviation = (rounds.squares / rounds.rounds as f64 - mean * mean).sqrt();
         let error = deviation / (rounds.rounds as f64).sqrt() / mean;
         let off = per_token / golden - 1.0;
-        assert!(off.abs() < 0.005 && off.abs() < 4.0 * error + 2e-5, "{models:?} {windows:?}: {per_token} for {golden}, {:.1} se", off / error);
+        assert!(
+            off.abs() < 0.005 && off.abs() < 4.0 * error + 2e-5,
+            "{models:?} {windows:?}: {per_token} for {golden}, {:.1} se",
+            off / error
+        );
     }
 }
 
 /// A batch in lockstep, stragglers included, within 2 % of the loop.
 #[test]
 fn the_loop_agrees_with_the_lockstep_formula() {
-    // Passes get dearer with their tokens, so that rows and stragglers matter.
-    let terms = |pass: f64, token: f64| specrouter_routing::profile::LinearTerms::new(pass, 0.0, token, 0.0, 0.0).unwrap();
-    let costs = || Linear::new(vec![terms(0.02, 1e-4), terms(0.15, 6e-4), terms(1.0, 4e-3)]);
-    for (models, windows) in [(&[0u8, 1, 2][..], &[3u32, 4][..]), (&[0, 1, 2], &[2, 2]), (&[0, 2], &[4]), (&[1, 2], &[3])] {
+    // Passes get dearer with their tokens, so that rows and stragglers matter: 128 rows of a
+    // three-token verification double the target's pass. The formula leaves out the token that a
+    // lower level catches up after a full acceptance, which is most of the difference.
+    let terms = |pass: f64, token: f64| {
+        specrouter_routing::profile::LinearTerms::new(pass, 0.0, token, 0.0, 0.0).unwrap()
+    };
+    let costs = || Linear::new(vec![terms(0.02, 5e-5), terms(0.15, 3e-4), terms(1.0, 2.5e-3)]);
+    for (models, windows) in
+        [(&[0u8, 1, 2][..], &[3u32, 4][..]), (&[0, 1, 2], &[2, 2]), (&[0, 2], &[4]), (&[1, 2], &[3])]
+    {
         for batch in [8u32, 32, 64, 128] {
             let output = 600_000 / batch / 4;
-            let (rounds, _, end) = run(plan(models, windows), batch, output, 5, costs());
+            let (rounds, _, _) = run(plan(models, windows), batch, output, 5, costs());
             assert_eq!(rounds.requests, u64::from(batch));
             let believed = costs();
             let seconds = |model: ModelId, shape: &PassShape| believed.seconds(model, shape);
-            let priced = price(&plan(models, windows), &Batch::of(batch, 0.0), &alpha(), &seconds, Pricing::Lockstep);
-            // All run the same number of tokens; the last ones end a little later than the mean.
-            let measured = end.seconds() / (f64::from(output) * f64::from(batch));
+            let priced =
+                price(&plan(models, windows), &Batch::of(batch, 0.0), &alpha(), &seconds, Pricing::Lockstep);
+            // Until the first one ends the batch is whole.
+            let (end, tokens) = rounds.first_end.unwrap();
+            let measured = end.seconds() / tokens as f64;
             let off = measured / priced.seconds_per_token - 1.0;
-            assert!(off.abs() < 0.02, "{models:?} {windows:?} at {batch}: {measured} for {} ({:.2} %)", priced.seconds_per_token, 100.0 * off);
+            assert!(
+                off.abs() < 0.02,
+                "{models:?} {windows:?} at {batch}: {measured} for {} ({:.2} %)",
+                priced.seconds_per_token,
+                100.0 * off
+            );
         }
     }
 }
@@ -190,12 +223,30 @@ fn invariant_10_acceptance_is_batch_invariant() {
     }
     let verdicts = |batch: u32| {
         let luck = Luck::new(9);
-        let limits = Limits { max_running: batch, token_budget: 4096, max_block: 32, hold_passes: None, context: 1 << 20, by_priority: false };
+        let limits = Limits {
+            max_running: batch,
+            token_budget: 4096,
+            max_block: 32,
+            hold_passes: None,
+            context: 1 << 20,
+            by_priority: false,
+        };
         let costs = Linear::constant(&TIMES).unwrap();
         let policy = Box::new(StaticChain::new(plan(&[0, 1, 2], &[3, 4]).stopping(StopRule::Never)));
-        let replica = Replica::new(ReplicaId(0), limits, &[1 << 22; 3], 16, policy, Corrected::new(Arc::new(costs.clone()))).unwrap();
+        let replica = Replica::new(
+            ReplicaId(0),
+            limits,
+            &[1 << 22; 3],
+            16,
+            policy,
+            Corrected::new(Arc::new(costs.clone())),
+        )
+        .unwrap();
         let backend = SimBackend::new(source(), Arc::new(CostModel::linear(costs)), luck, ReplicaId(0));
-        let mut simulator = Simulator::new(vec![(replica, backend)], DispatcherConfig::RoundRobin.build(luck.stream(Stream::Dispatch)));
+        let mut simulator = Simulator::new(
+            vec![(replica, backend)],
+            DispatcherConfig::RoundRobin.build(luck.stream(Stream::Dispatch)),
+        );
         let requests = (0..batch).map(|id| Request {
             id: RequestId(u64::from(id)),
             class: ClassId(0),
@@ -208,7 +259,8 @@ fn invariant_10_acceptance_is_batch_invariant() {
         });
         let mut sink = Of(Vec::new());
         let mut watch = |_| true;
-        open_loop(&mut simulator, requests, &mut Bounds { horizon: None, watch: &mut watch }, &mut sink).unwrap();
+        open_loop(&mut simulator, requests, &mut Bounds { horizon: None, watch: &mut watch }, &mut sink)
+            .unwrap();
         sink.0
     };
     let alone = verdicts(1);

@@ -52,16 +52,35 @@ fn run(policy: &PolicyConfig, output: u32, requests: u64) -> Log {
     let pool = PolicyPool { names: &names, candidates: Candidates::all(3), max_block: 32 };
     let terms = |pass: f64, token: f64| LinearTerms::new(pass, 0.0, token, 0.0, 0.0).unwrap();
     let costs = Linear::new(vec![terms(0.02, 1e-4), terms(0.15, 6e-4), terms(1.0, 4e-3)]);
-    let limits = Limits { max_running: 24, token_budget: 2048, max_block: 32, hold_passes: None, context: 1 << 20, by_priority: false };
+    let limits = Limits {
+        max_running: 24,
+        token_budget: 2048,
+        max_block: 32,
+        hold_passes: None,
+        context: 1 << 20,
+        by_priority: false,
+    };
     // The belief is wrong by a factor, so that something is learned.
     let belief = Linear::constant(&[0.01, 0.1, 0.8]).unwrap();
-    let replica = Replica::new(ReplicaId(0), limits, &[1 << 20; 3], 16, policy.build(&pool).unwrap(), Corrected::new(Arc::new(belief))).unwrap();
+    let replica = Replica::new(
+        ReplicaId(0),
+        limits,
+        &[1 << 20; 3],
+        16,
+        policy.build(&pool).unwrap(),
+        Corrected::new(Arc::new(belief)),
+    )
+    .unwrap();
     let backend = SimBackend::new(source(), Arc::new(CostModel::linear(costs)), luck, ReplicaId(0));
-    let mut simulator = Simulator::new(vec![(replica, backend)], DispatcherConfig::RoundRobin.build(luck.stream(Stream::Dispatch)));
+    let mut simulator = Simulator::new(
+        vec![(replica, backend)],
+        DispatcherConfig::RoundRobin.build(luck.stream(Stream::Dispatch)),
+    );
     let arrivals = (0..requests).map(|id| Request {
         id: RequestId(id),
         class: ClassId(0),
-        arrival: Time::from_nanos(id * 3_000_000_000),
+        // The second world's extra requests come long after the comparison ends.
+        arrival: Time::from_nanos(id * 3_000_000_000 + if id < 20 { 0 } else { 1_000_000_000_000_000 }),
         prompt_tokens: 20 + id as u32,
         limit: 100_000,
         priority: 0,
@@ -95,6 +114,13 @@ fn invariant_4_plans_do_not_depend_on_the_future() {
         let (a, b) = (before(&one), before(&other));
         assert!(a.len() > 200, "{}: {} decisions to compare", policy.name(), a.len());
         assert!(a.iter().any(|d| d.2.depth() > 1), "{} speculates", policy.name());
-        assert_eq!(a, b, "{}", policy.name());
+        let first = a.iter().zip(&b).find(|(x, y)| x != y);
+        assert!(
+            first.is_none() && a.len() == b.len(),
+            "{}: {first:?}, {} and {} decisions",
+            policy.name(),
+            a.len(),
+            b.len()
+        );
     }
 }

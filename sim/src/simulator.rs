@@ -55,7 +55,13 @@ impl<B: Backend> Simulator<B> {
             .into_iter()
             .map(|(replica, backend)| Server { replica, backend, outcome: PassOutcome::default() })
             .collect();
-        Self { ends: BinaryHeap::with_capacity(servers.len()), servers, dispatcher, scheduled: 0, now: Time::ZERO }
+        Self {
+            ends: BinaryHeap::with_capacity(servers.len()),
+            servers,
+            dispatcher,
+            scheduled: 0,
+            now: Time::ZERO,
+        }
     }
 
     /// The virtual clock: the time of the newest event.
@@ -78,7 +84,12 @@ impl<B: Backend> Simulator<B> {
     ///
     /// # Errors
     /// [`SimError`], from the pass that the arrival starts on an idle replica.
-    pub fn submit<S: Sink + ?Sized>(&mut self, request: Request, at: Time, sink: &mut S) -> Result<(), SimError<B::Error>> {
+    pub fn submit<S: Sink + ?Sized>(
+        &mut self,
+        request: Request,
+        at: Time,
+        sink: &mut S,
+    ) -> Result<(), SimError<B::Error>> {
         debug_assert!(at >= self.now && self.next_time().is_none_or(|next| at <= next));
         self.now = at;
         let count = self.servers.len() as u32;

@@ -16,8 +16,11 @@ pub fn print(scenario: &Scenario, format: Format) -> Result<(), Failure> {
     let arms: Vec<&str> = scenario.arms.iter().map(|arm| arm.name.as_str()).collect();
     let notes = scenario.workload.notes();
     if format == Format::Json {
-        let facts: serde_json::Map<String, serde_json::Value> = facts.into_iter().map(|(what, value)| (what.to_owned(), value.into())).collect();
-        return super::print_json(&json!({ "scenario": scenario.name, "facts": facts, "policies": arms, "notes": notes }));
+        let facts: serde_json::Map<String, serde_json::Value> =
+            facts.into_iter().map(|(what, value)| (what.to_owned(), value.into())).collect();
+        return super::print_json(
+            &json!({ "scenario": scenario.name, "facts": facts, "policies": arms, "notes": notes }),
+        );
     }
     let mut table = Table::new(&["scenario", &scenario.name]);
     for (what, value) in facts {
@@ -37,7 +40,8 @@ pub fn facts(scenario: &Scenario) -> Vec<(&'static str, String)> {
     let raw = &scenario.raw;
     let size = scenario.workload.size();
     let names: Vec<&str> = scenario.pool.iter().map(|model| model.name.as_str()).collect();
-    let span = size.span_s.map_or_else(|| "until they are answered".to_owned(), |span| format!("over {span:.1} s"));
+    let span =
+        size.span_s.map_or_else(|| "until they are answered".to_owned(), |span| format!("over {span:.1} s"));
     let mut facts = vec![
         ("pool", names.join(" > ")),
         ("hardware", scenario.hardware.label()),

@@ -14,7 +14,16 @@ pub fn run(args: &ListArgs) -> Result<(), Failure> {
     if args.format == Format::Json {
         return super::print_json(&all);
     }
-    let mut table = Table::new(&["hardware", "memory GB", "bandwidth TB/s", "bf16 TFLOP/s", "fp8 TFLOP/s", "link GB/s", "watts", "$/h"]);
+    let mut table = Table::new(&[
+        "hardware",
+        "memory GB",
+        "bandwidth TB/s",
+        "bf16 TFLOP/s",
+        "fp8 TFLOP/s",
+        "link GB/s",
+        "watts",
+        "$/h",
+    ]);
     for spec in all {
         let sheet = &spec.sheet;
         table.row(vec![

@@ -16,7 +16,16 @@ pub fn run(args: &ListArgs) -> Result<(), Failure> {
     if args.format == Format::Json {
         return super::print_json(&all);
     }
-    let mut table = Table::new(&["model", "kind", "vocabulary", "layers", "hidden", "weights GB", "KV KB/token", "context tokens"]);
+    let mut table = Table::new(&[
+        "model",
+        "kind",
+        "vocabulary",
+        "layers",
+        "hidden",
+        "weights GB",
+        "KV KB/token",
+        "context tokens",
+    ]);
     for model in all {
         let kind = match &model.kind {
             ModelKind::Model => "model".to_owned(),

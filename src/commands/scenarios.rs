@@ -15,14 +15,15 @@ pub fn run(args: &ListArgs) -> Result<(), Failure> {
     let all: Vec<(String, String)> = catalog::scenario_names()
         .into_iter()
         .map(|name| {
-            let comment = catalog::scenario(name).map_or_else(|_| String::new(), |source| source.opening_comment());
+            let comment =
+                catalog::scenario(name).map_or_else(|_| String::new(), |source| source.opening_comment());
             (name.to_owned(), comment.lines().next().unwrap_or_default().to_owned())
         })
         .collect();
     match args.format {
-        Format::Json => {
-            super::print_json(&all.iter().map(|(name, shows)| json!({ "name": name, "shows": shows })).collect::<Vec<_>>())
-        }
+        Format::Json => super::print_json(
+            &all.iter().map(|(name, shows)| json!({ "name": name, "shows": shows })).collect::<Vec<_>>(),
+        ),
         Format::Table => {
             let mut table = Table::new(&["scenario", "shows"]);
             for (name, shows) in all {

@@ -37,23 +37,34 @@ impl Arm {
 ///
 /// # Errors
 /// No policy or too many, one twice, and whatever keeps one from being built.
-pub(super) fn resolve(policies: &[PolicyConfig], pool: &[ModelSpec], max_block: u32, document: &Document) -> Result<Vec<Arm>, ScenarioError> {
+pub(super) fn resolve(
+    policies: &[PolicyConfig],
+    pool: &[ModelSpec],
+    max_block: u32,
+    document: &Document,
+) -> Result<Vec<Arm>, ScenarioError> {
     if policies.is_empty() || policies.len() > MOST_ARMS {
-        return Err(document.error("policies", format_args!("expected 1 to {MOST_ARMS} policies, got {}", policies.len())).into());
+        return Err(document
+            .error("policies", format_args!("expected 1 to {MOST_ARMS} policies, got {}", policies.len()))
+            .into());
     }
     let mut arms: Vec<Arm> = Vec::new();
     for (index, policy) in policies.iter().enumerate() {
         let place = format!("policies[{index}]");
         if let Some(first) = policies[..index].iter().position(|other| other == policy) {
-            return Err(document.error(&place, format_args!("the same policy stands at policies[{first}]")).into());
+            return Err(document
+                .error(&place, format_args!("the same policy stands at policies[{first}]"))
+                .into());
         }
         let (members, other_output) = match policy {
-            PolicyConfig::FixedModel(fixed) => match pool.iter().position(|model| model.name == fixed.model) {
-                // The target itself is `target_only` under another name.
-                Some(member) => (vec![member], member + 1 < pool.len()),
-                // The build below says so.
-                None => ((0..pool.len()).collect(), true),
-            },
+            PolicyConfig::FixedModel(fixed) => {
+                match pool.iter().position(|model| model.name == fixed.model) {
+                    // The target itself is `target_only` under another name.
+                    Some(member) => (vec![member], member + 1 < pool.len()),
+                    // The build below says so.
+                    None => ((0..pool.len()).collect(), true),
+                }
+            }
             _ => ((0..pool.len()).collect(), false),
         };
         let label = policy.label();
@@ -76,8 +87,14 @@ fn field(policy: &PolicyConfig, error: &PolicyError) -> &'static str {
         (_, PolicyError::Parameter { parameter, .. }) => parameter,
         (PolicyConfig::FixedModel(_), _) => "model",
         (PolicyConfig::Goodput(_), _) => "draft",
-        (PolicyConfig::Static(_), PolicyError::Chain { source: ChainError::Windows { .. } | ChainError::Window { .. }, .. }) => "windows",
-        (PolicyConfig::BatchTable(_), PolicyError::Chain { source: ChainError::Windows { .. } | ChainError::Window { .. }, .. }) => "table",
+        (
+            PolicyConfig::Static(_),
+            PolicyError::Chain { source: ChainError::Windows { .. } | ChainError::Window { .. }, .. },
+        ) => "windows",
+        (
+            PolicyConfig::BatchTable(_),
+            PolicyError::Chain { source: ChainError::Windows { .. } | ChainError::Window { .. }, .. },
+        ) => "table",
         _ => "chain",
     }
 }
@@ -87,7 +104,8 @@ fn with_numbers(error: &PolicyError, pool: &[ModelSpec]) -> String {
     let text = error.to_string();
     match error {
         PolicyError::Chain { .. } if text.contains("model") => {
-            let models: Vec<String> = pool.iter().enumerate().map(|(index, model)| format!("{index} {}", model.name)).collect();
+            let models: Vec<String> =
+                pool.iter().enumerate().map(|(index, model)| format!("{index} {}", model.name)).collect();
             format!("{text} (models: {})", models.join(", "))
         }
         _ => text,

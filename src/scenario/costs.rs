@@ -5,7 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use specrouter_routing::luck::Luck;
-use specrouter_routing::profile::{DataSheet, DeviceSheet, Linear, LinearTerms, ModelSpec, PassCosts, Table, TableRow};
+use specrouter_routing::profile::{
+    DataSheet, DeviceSheet, Linear, LinearTerms, ModelSpec, PassCosts, Table, TableRow,
+};
 use specrouter_sim::cost::{CostError, CostModel, HardwareSpec};
 
 use super::raw::CostsRef;
@@ -33,12 +35,22 @@ impl Costs {
     ///
     /// # Errors
     /// [`CostError`]; [`super::resolve`] has met it before for the whole pool.
-    pub fn model(&self, pool: &[ModelSpec], members: &[usize], tensor_parallel: u32, luck: Luck) -> Result<CostModel, CostError> {
+    pub fn model(
+        &self,
+        pool: &[ModelSpec],
+        members: &[usize],
+        tensor_parallel: u32,
+        luck: Luck,
+    ) -> Result<CostModel, CostError> {
         let models: Vec<ModelSpec> = members.iter().map(|&index| pool[index].clone()).collect();
         Ok(match self {
             Self::Device(hardware) => CostModel::roofline(&models, hardware, tensor_parallel, luck)?,
-            Self::Table(rows) => CostModel::table(Table::new(&models, rows).expect("resolve() has built this table")),
-            Self::Linear(terms) => CostModel::linear(Linear::new(members.iter().map(|&index| terms[index]).collect())),
+            Self::Table(rows) => {
+                CostModel::table(Table::new(&models, rows).expect("resolve() has built this table"))
+            }
+            Self::Linear(terms) => {
+                CostModel::linear(Linear::new(members.iter().map(|&index| terms[index]).collect()))
+            }
         })
     }
 
@@ -74,14 +86,21 @@ impl Costs {
 ///
 /// # Errors
 /// Unknown names, unreadable files, tables that do not cover the pool, terms that do not match it.
-pub(super) fn hardware(costs: &CostsRef, pool: &[ModelSpec], document: &Document, paths: &Paths<'_>) -> Result<Costs, ScenarioError> {
+pub(super) fn hardware(
+    costs: &CostsRef,
+    pool: &[ModelSpec],
+    document: &Document,
+    paths: &Paths<'_>,
+) -> Result<Costs, ScenarioError> {
     match costs {
         CostsRef::Named(name) if catalog::is_path(name) => {
             let path = paths.resolve("hardware", Path::new(name));
             let spec = catalog::hardware_file(&path).map_err(|e| document.error("hardware", e))?;
             Ok(Costs::Device(Box::new(spec)))
         }
-        CostsRef::Named(name) => Ok(Costs::Device(Box::new(catalog::hardware(name).map_err(|e| document.error("hardware", e))?))),
+        CostsRef::Named(name) => {
+            Ok(Costs::Device(Box::new(catalog::hardware(name).map_err(|e| document.error("hardware", e))?)))
+        }
         other => measured("hardware", other, pool, document, paths),
     }
 }
@@ -91,7 +110,13 @@ pub(super) fn hardware(costs: &CostsRef, pool: &[ModelSpec], document: &Document
 /// # Errors
 /// As [`hardware`]; and no profile where the hardware has no data sheet, since policies never see the
 /// simulator's own prices.
-pub(super) fn profile(costs: Option<&CostsRef>, hardware: &Costs, pool: &[ModelSpec], document: &Document, paths: &Paths<'_>) -> Result<Costs, ScenarioError> {
+pub(super) fn profile(
+    costs: Option<&CostsRef>,
+    hardware: &Costs,
+    pool: &[ModelSpec],
+    document: &Document,
+    paths: &Paths<'_>,
+) -> Result<Costs, ScenarioError> {
     match (costs, hardware) {
         (None, Costs::Device(spec)) => Ok(Costs::Device(spec.clone())),
         (None, _) => Err(document.error("profile", "hardware given as a table or linear terms has no data sheet: say what policies know, e.g. the same again").into()),
@@ -114,19 +139,32 @@ pub(super) fn profile(costs: Option<&CostsRef>, hardware: &Costs, pool: &[ModelS
     }
 }
 
-fn measured(place: &str, costs: &CostsRef, pool: &[ModelSpec], document: &Document, paths: &Paths<'_>) -> Result<Costs, ScenarioError> {
+fn measured(
+    place: &str,
+    costs: &CostsRef,
+    pool: &[ModelSpec],
+    document: &Document,
+    paths: &Paths<'_>,
+) -> Result<Costs, ScenarioError> {
     let inside = |field: &str| if place.is_empty() { field.to_owned() } else { format!("{place}.{field}") };
     match costs {
-        CostsRef::Named(name) => Err(document.error(place, format_args!("expected a table or linear terms, got `{name}`")).into()),
+        CostsRef::Named(name) => {
+            Err(document.error(place, format_args!("expected a table or linear terms, got `{name}`")).into())
+        }
         CostsRef::Table { table } => {
             let path = paths.resolve(&inside("table"), Path::new(table));
             let rows = read_table(&path).map_err(|e| document.error(&inside("table"), e))?;
-            Table::new(pool, &rows).map_err(|e| document.error(&inside("table"), format_args!("{}: {e}", path.display())))?;
+            Table::new(pool, &rows)
+                .map_err(|e| document.error(&inside("table"), format_args!("{}: {e}", path.display())))?;
             Ok(Costs::Table(rows))
         }
         CostsRef::Linear { linear } => {
             if linear.len() != pool.len() {
-                let message = format!("expected terms for each of the pool's {} models, in its order, got {}", pool.len(), linear.len());
+                let message = format!(
+                    "expected terms for each of the pool's {} models, in its order, got {}",
+                    pool.len(),
+                    linear.len()
+                );
                 return Err(document.error(&inside("linear"), message).into());
             }
             Ok(Costs::Linear(linear.clone()))
@@ -153,11 +191,20 @@ fn read_table(path: &PathBuf) -> Result<Vec<TableRow>, ScenarioError> {
     for (index, line) in lines.filter(|(_, line)| !line.trim().is_empty()) {
         let cells: Vec<&str> = line.split(',').map(str::trim).collect();
         let &[model, row_count, new_tokens, context_tokens, seconds] = cells.as_slice() else {
-            return Err(refuse(format!("line {}: expected {} columns, got {}", index + 1, COLUMNS.len(), cells.len())));
+            return Err(refuse(format!(
+                "line {}: expected {} columns, got {}",
+                index + 1,
+                COLUMNS.len(),
+                cells.len()
+            )));
         };
-        let wrong = |column: &str, expected: &str, got: &str| refuse(format!("line {}: {column}: expected {expected}, got `{got}`", index + 1));
-        let whole = |column: &str, cell: &str| cell.parse::<u32>().map_err(|_| wrong(column, "a whole number", cell));
-        let number = |column: &str, cell: &str| cell.parse::<f64>().map_err(|_| wrong(column, "a number", cell));
+        let wrong = |column: &str, expected: &str, got: &str| {
+            refuse(format!("line {}: {column}: expected {expected}, got `{got}`", index + 1))
+        };
+        let whole =
+            |column: &str, cell: &str| cell.parse::<u32>().map_err(|_| wrong(column, "a whole number", cell));
+        let number =
+            |column: &str, cell: &str| cell.parse::<f64>().map_err(|_| wrong(column, "a number", cell));
         rows.push(TableRow {
             model: model.to_owned(),
             rows: whole("rows", row_count)?,
@@ -174,9 +221,16 @@ fn read_table(path: &PathBuf) -> Result<Vec<TableRow>, ScenarioError> {
 /// # Errors
 /// [`CostError::TooLarge`] when the weights leave no room; with [`Costs::Table`] and [`Costs::Linear`] there is no memory
 /// to size, and `None` comes.
-pub(super) fn kv_tokens(costs: &Costs, models: &[ModelSpec], tensor_parallel: u32, fraction: specrouter_routing::units::Probability) -> Result<Option<u64>, CostError> {
+pub(super) fn kv_tokens(
+    costs: &Costs,
+    models: &[ModelSpec],
+    tensor_parallel: u32,
+    fraction: specrouter_routing::units::Probability,
+) -> Result<Option<u64>, CostError> {
     match costs {
-        Costs::Device(hardware) => CostModel::kv_tokens(models, hardware, tensor_parallel, fraction).map(Some),
+        Costs::Device(hardware) => {
+            CostModel::kv_tokens(models, hardware, tensor_parallel, fraction).map(Some)
+        }
         _ => Ok(None),
     }
 }

@@ -37,13 +37,20 @@ pub(super) fn read(folder: &Path) -> Result<ModelSpec, ScenarioError> {
     let precision = match config.torch_dtype.as_deref() {
         None | Some("bfloat16" | "float16") => Precision::Bf16,
         Some("float32") => Precision::F32,
-        Some(other) => return Err(refuse(format!("torch_dtype: expected bfloat16, float16 or float32, got {other}"))),
+        Some(other) => {
+            return Err(refuse(format!("torch_dtype: expected bfloat16, float16 or float32, got {other}")));
+        }
     };
     let head_dim = match config.head_dim {
         Some(head_dim) => head_dim,
-        None => config.hidden_size.checked_div(heads).ok_or_else(|| refuse("num_attention_heads must be at least 1, got 0".into()))?,
+        None => config
+            .hidden_size
+            .checked_div(heads)
+            .ok_or_else(|| refuse("num_attention_heads must be at least 1, got 0".into()))?,
     };
-    let name = folder.file_name().map_or_else(|| folder.display().to_string(), |name| name.to_string_lossy().into_owned());
+    let name = folder
+        .file_name()
+        .map_or_else(|| folder.display().to_string(), |name| name.to_string_lossy().into_owned());
     let spec = ModelSpec {
         name,
         source: "config.json".into(),
@@ -88,7 +95,10 @@ mod tests {
         std::fs::write(path.join("config.json"), config).unwrap();
         let read = read(&path).unwrap();
         let catalog = crate::catalog::model("llama-3.2-1b").unwrap();
-        assert_eq!((read.resident_bytes(), read.kv_bytes_per_token(), read.context), (catalog.resident_bytes(), catalog.kv_bytes_per_token(), catalog.context));
+        assert_eq!(
+            (read.resident_bytes(), read.kv_bytes_per_token(), read.context),
+            (catalog.resident_bytes(), catalog.kv_bytes_per_token(), catalog.context)
+        );
         assert!(same_vocabulary(&read, &catalog));
         assert!(!same_vocabulary(&read, &ModelSpec { vocab: 32_000, ..catalog }));
     }

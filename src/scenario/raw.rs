@@ -246,11 +246,14 @@ pub struct Sweep {
 impl RawScenario {
     /// The fields, other than the workload's, that hold a path and not a name.
     pub(super) fn path_texts(&mut self) -> Vec<&mut String> {
-        let costs = [Some(&mut self.hardware), self.profile.as_mut()].into_iter().flatten().filter_map(|costs| match costs {
-            CostsRef::Named(name) => Some(name).filter(|name| crate::catalog::is_path(name)),
-            CostsRef::Table { table } => Some(table),
-            CostsRef::Linear { .. } => None,
-        });
+        let costs =
+            [Some(&mut self.hardware), self.profile.as_mut()].into_iter().flatten().filter_map(|costs| {
+                match costs {
+                    CostsRef::Named(name) => Some(name).filter(|name| crate::catalog::is_path(name)),
+                    CostsRef::Table { table } => Some(table),
+                    CostsRef::Linear { .. } => None,
+                }
+            });
         let models = self.pool.iter_mut().filter(|name| crate::catalog::is_path(name));
         costs.chain(models).collect()
     }

@@ -62,7 +62,7 @@ fn azure_conv_conserves_every_request_and_token() {
     assert_eq!(file.format, Format::AzureCsv);
     let (requests, prompts, outputs, seconds) = totals(&workload);
     assert_eq!((requests, prompts, outputs), (19_366, 22_361_870, 4_088_665));
-    assert!((seconds - 3501.721_937).abs() < 1e-6, "{seconds}");
+    assert!((seconds - 3_501.721_937).abs() < 1e-6, "{seconds}");
     assert!(file.notes.is_empty(), "{:?}", file.notes);
     let size = workload.size();
     assert_eq!(size.requests, 19_366);

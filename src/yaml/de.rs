@@ -38,7 +38,11 @@ impl DeError {
     /// The place (`root` when no other is known) and the message behind its path.
     pub(super) fn into_parts(mut self, root: Place) -> (Place, String) {
         self.path.reverse();
-        let message = if self.path.is_empty() { self.message } else { format!("{}: {}", shown(&self.path), self.message) };
+        let message = if self.path.is_empty() {
+            self.message
+        } else {
+            format!("{}: {}", shown(&self.path), self.message)
+        };
         (self.place.unwrap_or(root), message)
     }
 }
@@ -97,8 +101,14 @@ fn words(expected: &dyn de::Expected) -> String {
         "i32" | "i64" => "a whole number".into(),
         "a boolean" => "true or false".into(),
         "a sequence" => "a list".into(),
-        other if other.starts_with("struct ") || other.starts_with("tuple struct ") => "a map of fields".into(),
-        other if other.starts_with("enum ") || other.starts_with("struct variant ") || other.starts_with("newtype variant") => {
+        other if other.starts_with("struct ") || other.starts_with("tuple struct ") => {
+            "a map of fields".into()
+        }
+        other
+            if other.starts_with("enum ")
+                || other.starts_with("struct variant ")
+                || other.starts_with("newtype variant") =>
+        {
             "a name, or a map of one name".into()
         }
         _ => expected,
@@ -151,9 +161,13 @@ fn visit_scalar<'de, V: Visitor<'de>>(scalar: &Scalar, visitor: V) -> Result<V::
 fn visit_whole<'de, V: Visitor<'de>>(scalar: &Scalar, visitor: V) -> Result<V::Value, DeError> {
     match scalar.meaning() {
         // Below 2^53 every whole float is the number that was written.
-        Meaning::Float(value) if value.fract() == 0.0 && (0.0..9e15).contains(&value) => visitor.visit_u64(value as u64),
+        Meaning::Float(value) if value.fract() == 0.0 && (0.0..9e15).contains(&value) => {
+            visitor.visit_u64(value as u64)
+        }
         // As it was written: a number past 2^64 is not the float it was read as.
-        Meaning::Float(_) => Err(de::Error::invalid_value(Unexpected::Other(&format!("`{}`", short(&scalar.text))), &visitor)),
+        Meaning::Float(_) => {
+            Err(de::Error::invalid_value(Unexpected::Other(&format!("`{}`", short(&scalar.text))), &visitor))
+        }
         _ => visit_scalar(scalar, visitor),
     }
 }
@@ -179,7 +193,11 @@ impl<'de> Deserializer<'de> for NodeReader<'_> {
                 let mut access = Items { items, next: 0 };
                 let value = visitor.visit_seq(&mut access)?;
                 if access.next < items.len() {
-                    return Err(DeError::custom(format_args!("expected a list of {}, got one of {}", access.next, items.len())));
+                    return Err(DeError::custom(format_args!(
+                        "expected a list of {}, got one of {}",
+                        access.next,
+                        items.len()
+                    )));
                 }
                 Ok(value)
             }
@@ -196,13 +214,24 @@ impl<'de> Deserializer<'de> for NodeReader<'_> {
         }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, DeError> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, DeError> {
         visitor.visit_newtype_struct(self)
     }
 
-    fn deserialize_enum<V: Visitor<'de>>(self, _: &'static str, names: &'static [&'static str], visitor: V) -> Result<V::Value, DeError> {
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        names: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, DeError> {
         match &self.0.value {
-            Value::Scalar(name) if !matches!(name.meaning(), Meaning::Null) => visitor.visit_enum(Variant { name, place: self.0.place, value: None }),
+            Value::Scalar(name) if !matches!(name.meaning(), Meaning::Null) => {
+                visitor.visit_enum(Variant { name, place: self.0.place, value: None })
+            }
             Value::Map(entries) if entries.len() == 1 => {
                 let (Key { scalar, place }, value) = &entries[0];
                 visitor.visit_enum(Variant { name: scalar, place: *place, value: Some(value) })
@@ -212,7 +241,8 @@ impl<'de> Deserializer<'de> for NodeReader<'_> {
                     Value::Scalar(_) => "nothing".to_owned(),
                     Value::List(_) => "a list".to_owned(),
                     Value::Map(entries) => {
-                        let names: Vec<&str> = entries.iter().map(|(key, _)| key.scalar.text.as_str()).collect();
+                        let names: Vec<&str> =
+                            entries.iter().map(|(key, _)| key.scalar.text.as_str()).collect();
                         format!("{} names: {}", names.len(), short(&names.join(", ")))
                     }
                 };
@@ -225,7 +255,12 @@ impl<'de> Deserializer<'de> for NodeReader<'_> {
         visitor.visit_unit()
     }
 
-    fn deserialize_struct<V: Visitor<'de>>(self, _: &'static str, _: &'static [&'static str], visitor: V) -> Result<V::Value, DeError> {
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, DeError> {
         // Serde would fill a struct's fields from a list, in order: here fields have names.
         self.map_of_fields()?.deserialize_any(visitor)
     }
@@ -295,11 +330,20 @@ impl<'de> Deserializer<'de> for KeyReader<'_> {
 
     whole_key! { deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64 deserialize_f32 deserialize_f64 }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, DeError> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, DeError> {
         visitor.visit_newtype_struct(self)
     }
 
-    fn deserialize_enum<V: Visitor<'de>>(self, _: &'static str, _: &'static [&'static str], visitor: V) -> Result<V::Value, DeError> {
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, DeError> {
         visitor.visit_enum(de::value::StrDeserializer::new(&self.0.text))
     }
 
@@ -340,7 +384,10 @@ impl<'de> de::VariantAccess<'de> for Variant<'_> {
             None => Ok(()),
             Some(Value::Map(entries)) if entries.is_empty() => Ok(()),
             Some(Value::Scalar(scalar)) if scalar.meaning() == Meaning::Null => Ok(()),
-            Some(_) => Err(self.inside()(DeError::custom(format_args!("`{}` has no fields: write it alone", self.name.text)))),
+            Some(_) => Err(self.inside()(DeError::custom(format_args!(
+                "`{}` has no fields: write it alone",
+                self.name.text
+            )))),
         }
     }
 
@@ -355,9 +402,16 @@ impl<'de> de::VariantAccess<'de> for Variant<'_> {
         NodeReader(self.fields(&empty)).deserialize_any(visitor).map_err(self.inside())
     }
 
-    fn struct_variant<V: Visitor<'de>>(self, _: &'static [&'static str], visitor: V) -> Result<V::Value, DeError> {
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        _: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, DeError> {
         let empty = Node { place: self.place, value: Value::Map(Vec::new()) };
-        NodeReader(self.fields(&empty)).map_of_fields().and_then(|reader| reader.deserialize_any(visitor)).map_err(self.inside())
+        NodeReader(self.fields(&empty))
+            .map_of_fields()
+            .and_then(|reader| reader.deserialize_any(visitor))
+            .map_err(self.inside())
     }
 }
 

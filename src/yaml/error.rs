@@ -33,7 +33,9 @@ impl YamlError {
     pub(super) fn placed(name: &str, place: Place, sets: &[String], message: impl Into<String>) -> Self {
         let place = match place {
             Place::Text { line, column } => format!("{name}:{line}:{column}"),
-            Place::Set(index) => sets.get(index).map_or_else(|| name.to_owned(), |set| format!("in --set {set}")),
+            Place::Set(index) => {
+                sets.get(index).map_or_else(|| name.to_owned(), |set| format!("in --set {set}"))
+            }
         };
         Self { place, message: message.into() }
     }

@@ -148,7 +148,10 @@ impl Node {
 /// Bytes to text: UTF-8 (a byte order mark is skipped), no control characters, at most 1 MB.
 pub(super) fn decode<'a>(name: &str, bytes: &'a [u8]) -> Result<&'a str, YamlError> {
     if bytes.len() > MOST_BYTES {
-        return Err(YamlError::whole(name, format!("a YAML file has at most {MOST_BYTES} bytes, got {}", bytes.len())));
+        return Err(YamlError::whole(
+            name,
+            format!("a YAML file has at most {MOST_BYTES} bytes, got {}", bytes.len()),
+        ));
     }
     let line_of = |at: usize| 1 + bytes[..at].iter().filter(|&&b| b == b'\n').count();
     let text = std::str::from_utf8(bytes).map_err(|e| {
@@ -156,7 +159,9 @@ pub(super) fn decode<'a>(name: &str, bytes: &'a [u8]) -> Result<&'a str, YamlErr
         let message = format!("expected UTF-8 text, got byte 0x{:02x} at offset {at}", bytes[at]);
         YamlError::on_line(name, line_of(at), message)
     })?;
-    if let Some((at, c)) = text.char_indices().find(|&(_, c)| c.is_control() && !matches!(c, '\n' | '\r' | '\t')) {
+    if let Some((at, c)) =
+        text.char_indices().find(|&(_, c)| c.is_control() && !matches!(c, '\n' | '\r' | '\t'))
+    {
         let message = format!("expected text, got control character U+{:04X} at offset {at}", u32::from(c));
         return Err(YamlError::on_line(name, line_of(at), message));
     }
@@ -201,7 +206,9 @@ pub(super) fn parse(name: &str, text: &str) -> Result<Node, YamlError> {
                 }
                 continue;
             }
-            Event::Scalar(_, _, _, Some(tag)) | Event::SequenceStart(_, Some(tag)) | Event::MappingStart(_, Some(tag)) => {
+            Event::Scalar(_, _, _, Some(tag))
+            | Event::SequenceStart(_, Some(tag))
+            | Event::MappingStart(_, Some(tag)) => {
                 return Err(refuse(format!("tags are not read here, got `{tag}`")));
             }
             Event::Scalar(text, style, anchor, None) => {
@@ -212,7 +219,11 @@ pub(super) fn parse(name: &str, text: &str) -> Result<Node, YamlError> {
                 if open.len() + 1 >= MOST_LEVELS {
                     return Err(refuse(format!("lists and maps nest at most {MOST_LEVELS} levels deep")));
                 }
-                let value = if matches!(event, Event::SequenceStart(..)) { Value::List(Vec::new()) } else { Value::Map(Vec::new()) };
+                let value = if matches!(event, Event::SequenceStart(..)) {
+                    Value::List(Vec::new())
+                } else {
+                    Value::Map(Vec::new())
+                };
                 open.push(Open { node: Node { place: here, value }, anchor, key: None });
                 continue;
             }
@@ -289,7 +300,28 @@ mod tests {
             Meaning::Text(_) => "text".to_owned(),
             other => format!("{other:?}"),
         };
-        let all = ["", "~", "true", "7", "-7", "+7", "0x1f", "1.5", "-.5", "1e12", ".inf", "-.inf", ".nan", "nan", "inf", "7up", "1_000", "--7", "18446744073709551616", "-"];
+        let all = [
+            "",
+            "~",
+            "true",
+            "7",
+            "-7",
+            "+7",
+            "0x1f",
+            "1.5",
+            "-.5",
+            "1e12",
+            ".inf",
+            "-.inf",
+            ".nan",
+            "nan",
+            "inf",
+            "7up",
+            "1_000",
+            "--7",
+            "18446744073709551616",
+            "-",
+        ];
         let read: Vec<String> = all.iter().map(|text| meaning(text)).collect();
         assert_eq!(
             read.join(" "),

@@ -19,7 +19,9 @@ pub(super) fn apply(root: &mut Node, set: &str, index: usize) -> Result<(), Yaml
     let path = path.replace('[', ".").replace(']', "");
     let segments: Vec<&str> = path.trim().split('.').collect();
     if segments.iter().any(|segment| segment.is_empty()) {
-        return Err(refuse("expected a path such as workload.requests before the `=`, got an empty name".into()));
+        return Err(refuse(
+            "expected a path such as workload.requests before the `=`, got an empty name".into(),
+        ));
     }
     let place = Place::Set(index);
     let value = if text.trim().is_empty() {
@@ -32,7 +34,8 @@ pub(super) fn apply(root: &mut Node, set: &str, index: usize) -> Result<(), Yaml
     };
     let mut at = root;
     for (depth, segment) in segments.iter().enumerate() {
-        at = child(at, segment, place).map_err(|message| refuse(format!("{} {message}", shown(&segments[..depth]))))?;
+        at = child(at, segment, place)
+            .map_err(|message| refuse(format!("{} {message}", shown(&segments[..depth]))))?;
     }
     *at = value;
     Ok(())
@@ -61,8 +64,12 @@ fn child<'a>(node: &'a mut Node, segment: &str, place: Place) -> Result<&'a mut 
         Value::Scalar(_) => Err("is no map".into()), // Replaced above.
         Value::List(items) => {
             let count = items.len();
-            let index = segment.parse::<usize>().map_err(|_| format!("is a list of {count}: expected an index, got `{segment}`"))?;
-            items.get_mut(index).ok_or_else(|| format!("is a list of {count}: expected an index below {count}, got {index}"))
+            let index = segment
+                .parse::<usize>()
+                .map_err(|_| format!("is a list of {count}: expected an index, got `{segment}`"))?;
+            items
+                .get_mut(index)
+                .ok_or_else(|| format!("is a list of {count}: expected an index below {count}, got {index}"))
         }
         Value::Map(entries) => {
             let found = entries.iter().position(|(key, _)| key.scalar.text == segment);

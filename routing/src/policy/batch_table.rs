@@ -34,7 +34,14 @@ impl BatchTable {
     /// last row, plain decoding by `target`. `table` ascends by bound.
     pub fn new(table: Vec<(u32, ChainPlan)>, target: ModelId, disable: Option<Disable>) -> Self {
         debug_assert!(table.is_sorted_by_key(|row| row.0));
-        Self { table, otherwise: ChainPlan::target_only(target), target, disable, recent: VecDeque::new(), disabled: false }
+        Self {
+            table,
+            otherwise: ChainPlan::target_only(target),
+            target,
+            disable,
+            recent: VecDeque::new(),
+            disabled: false,
+        }
     }
 }
 
@@ -50,7 +57,9 @@ impl Policy for BatchTable {
 
     fn learn(&mut self, report: &PassReport<'_>) {
         let Some(disable) = self.disable else { return };
-        for pair in report.pairs.iter().filter(|pair| pair.verifier == self.target && pair.seen.verifications > 0) {
+        for pair in
+            report.pairs.iter().filter(|pair| pair.verifier == self.target && pair.seen.verifications > 0)
+        {
             self.recent.push_back((pair.seen.verifications, pair.seen.drafted, pair.seen.accepted));
         }
         let mut verifications: u64 = self.recent.iter().map(|r| r.0).sum();

@@ -3,12 +3,12 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::Policy;
 use super::batch_table::{BatchTable, Disable};
 use super::goodput::{Goodput, GoodputParameters};
 use super::price::Candidates;
 use super::specrouter::{SpecRouter, SpecRouterParameters};
 use super::static_chain::StaticChain;
-use super::Policy;
 use crate::chain::{ChainError, ChainPlan, StopRule};
 use crate::ids::ModelId;
 use crate::units::{NonNegative, Positive, Probability};
@@ -203,7 +203,9 @@ pub enum PolicyError {
         source: ChainError,
     },
     /// A model where it cannot stand: a head above another model than its own, or under a verifier that cannot verify.
-    #[error("policy {policy}: {drafter} cannot stand directly below {verifier}: a head drafts for its own target only, and heads and n-grams do not verify")]
+    #[error(
+        "policy {policy}: {drafter} cannot stand directly below {verifier}: a head drafts for its own target only, and heads and n-grams do not verify"
+    )]
     Stand {
         /// The policy.
         policy: &'static str,
@@ -248,9 +250,15 @@ impl PolicyPool<'_> {
         })
     }
 
-    fn chain(&self, policy: &'static str, chain: &[String], windows: &[u32]) -> Result<ChainPlan, PolicyError> {
+    fn chain(
+        &self,
+        policy: &'static str,
+        chain: &[String],
+        windows: &[u32],
+    ) -> Result<ChainPlan, PolicyError> {
         let models = chain.iter().map(|name| self.model(policy, name)).collect::<Result<Vec<_>, _>>()?;
-        let plan = ChainPlan::new(&models, windows).and_then(|plan| plan.check(self.names.len(), self.max_block).map(|()| plan));
+        let plan = ChainPlan::new(&models, windows)
+            .and_then(|plan| plan.check(self.names.len(), self.max_block).map(|()| plan));
         let plan = plan.map_err(|source| PolicyError::Chain { policy, source })?;
         match plan.models().windows(2).find(|pair| !self.candidates.may(pair[0], pair[1])) {
             None => Ok(plan),
@@ -336,14 +344,19 @@ impl PolicyConfig {
                 Box::new(StaticChain::new(plan.stopping(config.stop.map_or(StopRule::Never, Into::into))))
             }
             Self::BatchTable(config) => {
-                let rows = config.table.iter().map(|row| Ok((row.up_to, pool.chain(policy, &config.chain, &row.windows)?)));
+                let rows = config
+                    .table
+                    .iter()
+                    .map(|row| Ok((row.up_to, pool.chain(policy, &config.chain, &row.windows)?)));
                 let table = rows.collect::<Result<Vec<_>, PolicyError>>()?;
                 if !table.is_sorted_by(|a, b| a.0 < b.0) || table.is_empty() {
                     let got = format!("{:?}", table.iter().map(|row| row.0).collect::<Vec<_>>());
                     let (parameter, expected) = ("table", "rows of ascending up_to, at least one");
                     return Err(PolicyError::Parameter { policy, parameter, expected, got });
                 }
-                let disable = config.disable.map(|d| Disable { below: d.below.get(), window: d.verifications as usize });
+                let disable = config
+                    .disable
+                    .map(|d| Disable { below: d.below.get(), window: d.verifications as usize });
                 if config.disable.is_some_and(|d| d.verifications == 0) {
                     let (parameter, expected) = ("disable.verifications", "at least 1");
                     return Err(PolicyError::Parameter { policy, parameter, expected, got: "0".to_owned() });
@@ -360,10 +373,16 @@ impl PolicyConfig {
                 Box::new(Goodput::new(pool.model(policy, &config.draft)?, target, parameters))
             }
             Self::Specrouter(config) => {
-                let mapping: Vec<(f64, f64)> = config.mapping.iter().map(|[s, a]| (s.get(), a.get())).collect();
+                let mapping: Vec<(f64, f64)> =
+                    config.mapping.iter().map(|[s, a]| (s.get(), a.get())).collect();
                 if !mapping.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1) {
                     let (parameter, expected) = ("mapping", "points of rising similarity and acceptance");
-                    return Err(PolicyError::Parameter { policy, parameter, expected, got: format!("{mapping:?}") });
+                    return Err(PolicyError::Parameter {
+                        policy,
+                        parameter,
+                        expected,
+                        got: format!("{mapping:?}"),
+                    });
                 }
                 if config.probe_rounds == 0 {
                     let (parameter, expected) = ("probe_rounds", "at least 1");
@@ -400,7 +419,12 @@ pub struct PolicyEntry {
 /// Every policy.
 pub const fn catalog() -> &'static [PolicyEntry] {
     &[
-        PolicyEntry { name: "target_only", summary: "plain decoding by the target", source: "baseline", parameters: &[] },
+        PolicyEntry {
+            name: "target_only",
+            summary: "plain decoding by the target",
+            source: "baseline",
+            parameters: &[],
+        },
         PolicyEntry {
             name: "fixed_model",
             summary: "one smaller model of the pool answers instead of the target (other output)",
@@ -414,7 +438,11 @@ pub const fn catalog() -> &'static [PolicyEntry] {
             parameters: &[
                 ("chain", "required", "models, cheapest first, ending in the target"),
                 ("windows", "required", "tokens each level asks of the one below; one fewer than the chain"),
-                ("stop", "none", "top_probability_below or entropy_above: keep the token, then stop drafting"),
+                (
+                    "stop",
+                    "none",
+                    "top_probability_below or entropy_above: keep the token, then stop drafting",
+                ),
             ],
         },
         PolicyEntry {
@@ -424,7 +452,11 @@ pub const fn catalog() -> &'static [PolicyEntry] {
             parameters: &[
                 ("chain", "required", "models, cheapest first, ending in the target"),
                 ("table", "required", "rows {up_to, windows} by ascending batch size"),
-                ("disable", "none", "{below, verifications}: off for good when accepted / drafted falls below"),
+                (
+                    "disable",
+                    "none",
+                    "{below, verifications}: off for good when accepted / drafted falls below",
+                ),
             ],
         },
         PolicyEntry {

@@ -123,7 +123,9 @@ pub enum PlanError {
         source: ChainError,
     },
     /// A probe of the target, of a model outside the pool, or of a sequence that does not start.
-    #[error("policy {policy}: a probe names a starting sequence and a model below the target, got model {model} for slot {slot}")]
+    #[error(
+        "policy {policy}: a probe names a starting sequence and a model below the target, got model {model} for slot {slot}"
+    )]
     Probe {
         /// The policy's name.
         policy: String,

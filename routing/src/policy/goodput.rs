@@ -53,7 +53,8 @@ impl Goodput {
             let chain = if k == 0 { None } else { ChainPlan::new(&[self.draft, self.target], &[k]).ok() };
             let chain = chain.unwrap_or(ChainPlan::target_only(self.target));
             if best.is_none_or(|(rate, _)| tokens / seconds > rate) {
-                let predicted = Prediction { round_seconds: seconds as f32, tokens: tokens as f32, propensity: 1.0 };
+                let predicted =
+                    Prediction { round_seconds: seconds as f32, tokens: tokens as f32, propensity: 1.0 };
                 best = Some((tokens / seconds, Planned { chain, predicted: Some(predicted) }));
             }
         }
@@ -79,7 +80,8 @@ impl Policy for Goodput {
         });
         if stale {
             let (costs, acceptance) = (ask.costs.version(), self.acceptance);
-            self.decided = Some(Decided { rows, costs, acceptance, context, planned: self.decide(ask, rows, context) });
+            self.decided =
+                Some(Decided { rows, costs, acceptance, context, planned: self.decide(ask, rows, context) });
         }
         if let Some(decided) = &self.decided {
             plan.set_all(decided.planned);

@@ -14,8 +14,8 @@ mod static_chain;
 pub use ask::{Ask, RequestView};
 pub use batch_table::{BatchTable, Disable};
 pub use config::{
-    BatchRow, BatchTableConfig, DisableConfig, FixedModelConfig, GoodputConfig, PolicyConfig, PolicyEntry, PolicyError,
-    PolicyPool, Scope, SpecRouterConfig, StaticConfig, StopConfig, catalog,
+    BatchRow, BatchTableConfig, DisableConfig, FixedModelConfig, GoodputConfig, PolicyConfig, PolicyEntry,
+    PolicyError, PolicyPool, Scope, SpecRouterConfig, StaticConfig, StopConfig, catalog,
 };
 pub use contract::{Needs, PairReport, PassReport, Plan, PlanError, Planned, Policy, Probe, RowReport};
 pub use goodput::{Goodput, GoodputParameters};

@@ -141,7 +141,10 @@ mod tests {
         assert!((seconds(&costs, 512) - 3.0).abs() < 1e-12);
         costs.observe(ModelId(0), &PassShape::uniform(1, 64, 0), Span::from_nanos(1_000_000_000));
         assert!((seconds(&costs, 8) - 2.0).abs() < 1e-12, "half way in octaves");
-        assert!((costs.seconds(ModelId(1), &PassShape::uniform(1, 8, 0)) - 1.0).abs() < 1e-12, "other models keep their prior");
+        assert!(
+            (costs.seconds(ModelId(1), &PassShape::uniform(1, 8, 0)) - 1.0).abs() < 1e-12,
+            "other models keep their prior"
+        );
     }
 
     #[test]

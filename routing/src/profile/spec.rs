@@ -150,14 +150,22 @@ impl ModelSpec {
         field("vocab", self.vocab, 2_000_000)?;
         field("kv_bytes", self.kv_bytes, 4)?;
         if !self.heads.is_multiple_of(self.kv_heads) {
-            return Err(SpecError::Heads { model: self.name.clone(), heads: self.heads, kv_heads: self.kv_heads });
+            return Err(SpecError::Heads {
+                model: self.name.clone(),
+                heads: self.heads,
+                kv_heads: self.kv_heads,
+            });
         }
         Ok(())
     }
 
     /// Weights of one layer: q, k, v, o and the gated MLP.
     pub fn layer_weights(&self) -> u64 {
-        let (h, q, kv) = (u64::from(self.hidden), u64::from(self.heads * self.head_dim), u64::from(self.kv_heads * self.head_dim));
+        let (h, q, kv) = (
+            u64::from(self.hidden),
+            u64::from(self.heads * self.head_dim),
+            u64::from(self.kv_heads * self.head_dim),
+        );
         h * (q + 2 * kv) + q * h + 3 * h * u64::from(self.intermediate)
     }
 
@@ -182,7 +190,11 @@ impl ModelSpec {
     pub fn kv_bytes_per_token(&self) -> u64 {
         match self.kind {
             ModelKind::Ngram => 0,
-            _ => 2 * u64::from(self.layers) * u64::from(self.kv_heads * self.head_dim) * u64::from(self.kv_bytes),
+            _ => {
+                2 * u64::from(self.layers)
+                    * u64::from(self.kv_heads * self.head_dim)
+                    * u64::from(self.kv_bytes)
+            }
         }
     }
 }

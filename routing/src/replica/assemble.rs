@@ -26,8 +26,11 @@ impl Replica {
                 return Some(model);
             }
             // Probes alone wait until their model runs for another reason, or nothing else does.
-            if smallest.is_none_or(|s: ModelId| self.queues[s.index()].is_idle() && self.queues[s.index()].prefilling.is_empty()) {
-                smallest = smallest.filter(|_| queue.is_idle() && queue.prefilling.is_empty()).or(Some(model));
+            if smallest.is_none_or(|s: ModelId| {
+                self.queues[s.index()].is_idle() && self.queues[s.index()].prefilling.is_empty()
+            }) {
+                smallest =
+                    smallest.filter(|_| queue.is_idle() && queue.prefilling.is_empty()).or(Some(model));
             }
         }
         smallest
@@ -85,7 +88,16 @@ impl Replica {
             if catch_up + 1 > *budget && self.pass.shape.rows > 0 || catch_up + 1 > self.limits.token_budget {
                 let chunk = catch_up.min(*budget);
                 if chunk > 0 {
-                    let row = Row { slot, request, plan: sequence.plan, catch_up: chunk, context, committed: sequence.output, ahead, work: Work::CatchUp };
+                    let row = Row {
+                        slot,
+                        request,
+                        plan: sequence.plan,
+                        catch_up: chunk,
+                        context,
+                        committed: sequence.output,
+                        ahead,
+                        work: Work::CatchUp,
+                    };
                     push_row(&mut self.pass, row, budget);
                 }
                 return true;

@@ -62,7 +62,17 @@ impl Replica {
         if wants.passes {
             let start = Time::from_nanos(now.nanos() - outcome.duration.nanos());
             let duration = outcome.duration;
-            sink.pass(&PassRecord { replica: self.id, tick, model, start, duration, shape, queued, running, kv_blocks_used: used });
+            sink.pass(&PassRecord {
+                replica: self.id,
+                tick,
+                model,
+                start,
+                duration,
+                shape,
+                queued,
+                running,
+                kv_blocks_used: used,
+            });
         }
         for report in &self.pair_reports {
             self.evidence.pair_mut(report.drafter, report.verifier).add(&report.seen, tick);
@@ -89,7 +99,11 @@ impl Replica {
         for (row, result) in self.pass.rows.iter().zip(&outcome.rows) {
             if let Work::Verify { block, .. } = row.work {
                 if result.accepted > block {
-                    return error("accepted tokens of a block", usize::from(block), usize::from(result.accepted));
+                    return error(
+                        "accepted tokens of a block",
+                        usize::from(block),
+                        usize::from(result.accepted),
+                    );
                 }
                 // A stop token among the accepted ends the output without a bonus.
                 let least = if result.ended { result.accepted.max(1) } else { result.accepted + 1 };
@@ -129,16 +143,31 @@ impl Replica {
         self.pass.cohorts = spare;
         if let Some(end) = ends.first() {
             let got = end.cohort as usize;
-            return Err(ReplicaError::Outcome { tick: self.tick - 1, what: "cohort of a fill end", expected: self.pass.cohorts.len(), got });
+            return Err(ReplicaError::Outcome {
+                tick: self.tick - 1,
+                what: "cohort of a fill end",
+                expected: self.pass.cohorts.len(),
+                got,
+            });
         }
         Ok(())
     }
 
-    fn leave_cohort(&mut self, model: ModelId, cohort: &mut Cohort, ended: &[FillEnd]) -> Result<(), ReplicaError> {
+    fn leave_cohort(
+        &mut self,
+        model: ModelId,
+        cohort: &mut Cohort,
+        ended: &[FillEnd],
+    ) -> Result<(), ReplicaError> {
         for end in ended {
             let Some(&slot) = cohort.slots.get(end.row as usize) else {
                 let (expected, got) = (cohort.slots.len(), end.row as usize);
-                return Err(ReplicaError::Outcome { tick: self.tick - 1, what: "row of a fill end", expected, got });
+                return Err(ReplicaError::Outcome {
+                    tick: self.tick - 1,
+                    what: "row of a fill end",
+                    expected,
+                    got,
+                });
             };
             self.fill_done(model, slot, cohort.drafted, end.stop_token);
         }
@@ -349,13 +378,25 @@ impl Replica {
 
     /// What a row taught about a pair; a probe teaches similarity alone.
     #[inline]
-    fn report(&mut self, row: &Row, drafter: ModelId, verifier: ModelId, drafted: u8, result: RowOutcome, committed: u8) {
+    fn report(
+        &mut self,
+        row: &Row,
+        drafter: ModelId,
+        verifier: ModelId,
+        drafted: u8,
+        result: RowOutcome,
+        committed: u8,
+    ) {
         if drafter != verifier {
             let seen = PairEvidence {
                 verifications: u64::from(drafted > 0),
                 drafted: u64::from(drafted),
                 accepted: u64::from(result.accepted),
-                rejections: u64::from(drafted > 0 && result.accepted < drafted && !(result.ended && result.emitted == result.accepted)),
+                rejections: u64::from(
+                    drafted > 0
+                        && result.accepted < drafted
+                        && !(result.ended && result.emitted == result.accepted),
+                ),
                 examined: u64::from(result.examined),
                 similarity: f64::from(result.similarity),
                 tick: 0,
@@ -381,7 +422,15 @@ impl Replica {
         }
     }
 
-    fn record_verification<S: Sink + ?Sized>(&self, tick: u64, row: &Row, level: usize, block: u8, result: RowOutcome, sink: &mut S) {
+    fn record_verification<S: Sink + ?Sized>(
+        &self,
+        tick: u64,
+        row: &Row,
+        level: usize,
+        block: u8,
+        result: RowOutcome,
+        sink: &mut S,
+    ) {
         let sequence = &self.sequences[row.slot.index()];
         let verdict = if result.ended {
             Verdict::End

@@ -289,7 +289,12 @@ impl Replica {
     ///
     /// # Errors
     /// [`ReplicaError::Plan`] for a policy's bad answer.
-    pub fn begin<B: Backend, S: Sink + ?Sized>(&mut self, now: Time, backend: &mut B, sink: &mut S) -> Result<bool, ReplicaError> {
+    pub fn begin<B: Backend, S: Sink + ?Sized>(
+        &mut self,
+        now: Time,
+        backend: &mut B,
+        sink: &mut S,
+    ) -> Result<bool, ReplicaError> {
         debug_assert!(!self.pass.busy, "a pass is finished before the next begins");
         self.admit(backend);
         if !self.starting.is_empty() {
@@ -346,7 +351,9 @@ impl Replica {
                 self.record_of(Slot(i as u32), if preempted { Status::Waiting } else { Status::Running })
             })
             .collect();
-        unfinished.extend(self.waiting.requests().map(|r| RequestRecord { status: Status::Waiting, ..refused(self.id, r) }));
+        unfinished.extend(
+            self.waiting.requests().map(|r| RequestRecord { status: Status::Waiting, ..refused(self.id, r) }),
+        );
         unfinished.sort_by_key(|record| record.id);
         unfinished.iter().for_each(|record| sink.request(record));
         for (index, pair) in std::mem::take(&mut self.pairs).into_iter().enumerate() {
@@ -438,7 +445,8 @@ fn slo_met(s: &Sequence) -> Option<bool> {
     let ttft = s.slo.ttft.is_none_or(|target| first - s.arrival <= target);
     // One token has no time per token.
     let tpot = s.slo.tpot.is_none_or(|target| {
-        s.output < 2 || (s.last_token - first).nanos() <= target.nanos().saturating_mul(u64::from(s.output - 1))
+        s.output < 2
+            || (s.last_token - first).nanos() <= target.nanos().saturating_mul(u64::from(s.output - 1))
     });
     Some(ttft && tpot)
 }

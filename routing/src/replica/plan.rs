@@ -88,7 +88,12 @@ impl Replica {
         self.tally.decisions += 1;
         if self.plan.all.is_none() && self.plan.rows.len() != self.starting.len() {
             let policy = self.policy.name().to_owned();
-            return Err(PlanError::Count { policy, starting: self.starting.len(), planned: self.plan.rows.len() }.into());
+            return Err(PlanError::Count {
+                policy,
+                starting: self.starting.len(),
+                planned: self.plan.rows.len(),
+            }
+            .into());
         }
         Ok(())
     }
@@ -122,7 +127,8 @@ impl Replica {
             // The target last: what is taken for it is taken from requests, not from drafts.
             fits = fits && {
                 let held = &mut self.sequences[slot.index()].held[self.target.index()];
-                self.kv.grow(self.target, held, want) || plan.depth() == 1 && self.preempt_for(slot, want, backend)
+                self.kv.grow(self.target, held, want)
+                    || plan.depth() == 1 && self.preempt_for(slot, want, backend)
             };
             if fits {
                 return Some(plan);
@@ -193,7 +199,8 @@ impl Replica {
             }
             let sequence = &mut self.sequences[probe.slot.index()];
             let bit = 1u8 << probe.model.0;
-            let busy = matches!(sequence.stage, Stage::Preempted | Stage::Free) || sequence.plan.uses(probe.model);
+            let busy =
+                matches!(sequence.stage, Stage::Preempted | Stage::Free) || sequence.plan.uses(probe.model);
             // With nothing to catch up on there is nothing to compare.
             if busy || sequence.probing & bit != 0 || sequence.lag(probe.model) == 0 {
                 continue;
@@ -204,7 +211,14 @@ impl Replica {
         Ok(())
     }
 
-    fn record_decision<S: Sink + ?Sized>(&self, now: Time, slot: Slot, planned: Planned, executed: ChainPlan, sink: &mut S) {
+    fn record_decision<S: Sink + ?Sized>(
+        &self,
+        now: Time,
+        slot: Slot,
+        planned: Planned,
+        executed: ChainPlan,
+        sink: &mut S,
+    ) {
         sink.decision(&DecisionRecord {
             replica: self.id,
             tick: self.tick,

@@ -10,8 +10,16 @@ impl Replica {
     /// sequences whose present chain does not use the model (all of them, when no running chain
     /// does), then of sequences between rounds; youngest request first. False when that is not
     /// enough; then the plan is shortened.
-    pub(super) fn reclaim<B: Backend>(&mut self, model: ModelId, slot: Slot, want: u32, backend: &mut B) -> bool {
-        let missing = |replica: &Self| want - replica.sequences[slot.index()].held[model.index()] > replica.kv.free(model);
+    pub(super) fn reclaim<B: Backend>(
+        &mut self,
+        model: ModelId,
+        slot: Slot,
+        want: u32,
+        backend: &mut B,
+    ) -> bool {
+        let missing = |replica: &Self| {
+            want - replica.sequences[slot.index()].held[model.index()] > replica.kv.free(model)
+        };
         let mut holders: Vec<Slot> = (0..self.sequences.len() as u32)
             .map(Slot)
             .filter(|&other| {
@@ -42,8 +50,12 @@ impl Replica {
             if self.kv.grow(self.target, &mut self.sequences[slot.index()].held[self.target.index()], want) {
                 return true;
             }
-            let running = |s: &Slot| !matches!(self.sequences[s.index()].stage, Stage::Free | Stage::Preempted);
-            let youngest = (0..self.sequences.len() as u32).map(Slot).filter(running).max_by_key(|s| self.sequences[s.index()].request);
+            let running =
+                |s: &Slot| !matches!(self.sequences[s.index()].stage, Stage::Free | Stage::Preempted);
+            let youngest = (0..self.sequences.len() as u32)
+                .map(Slot)
+                .filter(running)
+                .max_by_key(|s| self.sequences[s.index()].request);
             let victim = youngest.unwrap_or(slot);
             self.preempt(victim, backend);
             if victim == slot {

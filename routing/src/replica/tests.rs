@@ -38,7 +38,15 @@ struct Mirror {
 impl Mirror {
     fn new(seed: u64, alpha: f64) -> Self {
         let draws = Luck::new(seed).stream(Stream::Test);
-        Self { draws, alpha, caches: BTreeMap::new(), truth: BTreeMap::new(), verdicts: BTreeMap::new(), script: None, freed: 0 }
+        Self {
+            draws,
+            alpha,
+            caches: BTreeMap::new(),
+            truth: BTreeMap::new(),
+            verdicts: BTreeMap::new(),
+            script: None,
+            freed: 0,
+        }
     }
 
     fn runs(&mut self, row: &Row, model: ModelId) {
@@ -49,7 +57,9 @@ impl Mirror {
         match row.work {
             Work::CatchUp => assert!(*cached + row.catch_up < known, "{row:?}"),
             Work::Probe { window } => assert!(u32::from(window) <= row.catch_up),
-            Work::Draft { .. } | Work::Verify { .. } => assert_eq!(*cached + row.catch_up + 1, known, "the pending token is next: {row:?}"),
+            Work::Draft { .. } | Work::Verify { .. } => {
+                assert_eq!(*cached + row.catch_up + 1, known, "the pending token is next: {row:?}")
+            }
         }
         *cached += row.new_tokens();
     }
@@ -75,7 +85,11 @@ impl Backend for Mirror {
                 shape.add_row(row.new_tokens(), row.catch_up, row.context, row.logits());
                 let (_, _, length) = self.truth[&row.slot];
                 if row.committed + row.ahead + 1 == length {
-                    outcome.fill_ends.push(FillEnd { cohort: index as u32, row: at as u32, stop_token: true });
+                    outcome.fill_ends.push(FillEnd {
+                        cohort: index as u32,
+                        row: at as u32,
+                        stop_token: true,
+                    });
                 }
             }
         }
@@ -86,7 +100,12 @@ impl Backend for Mirror {
             if let Work::Verify { level, block } = row.work {
                 assert_eq!(row.plan.model(usize::from(level)), model);
                 let key = (row.request, row.committed, level, row.ahead);
-                let coin = |j: &u8| self.draws.uniform(row.request.0, u64::from(row.committed + row.ahead) << 16 | u64::from(level) << 8 | u64::from(*j)) < self.alpha;
+                let coin = |j: &u8| {
+                    self.draws.uniform(
+                        row.request.0,
+                        u64::from(row.committed + row.ahead) << 16 | u64::from(level) << 8 | u64::from(*j),
+                    ) < self.alpha
+                };
                 let accepted = match &self.script {
                     Some(script) => script[&key],
                     None => (0..block).take_while(coin).count() as u8,
@@ -96,7 +115,13 @@ impl Backend for Mirror {
                 let left = length.saturating_sub(row.committed + row.ahead).max(1);
                 let emitted = (u32::from(accepted) + 1).min(left) as u8;
                 let ended = u32::from(emitted) == left;
-                result = RowOutcome { accepted: accepted.min(emitted), emitted, ended, examined: block.min(accepted + 1), similarity: 0.5 };
+                result = RowOutcome {
+                    accepted: accepted.min(emitted),
+                    emitted,
+                    ended,
+                    examined: block.min(accepted + 1),
+                    similarity: 0.5,
+                };
             }
             outcome.rows.push(result);
         }
@@ -133,9 +158,11 @@ impl Policy for Switching {
         for &slot in ask.starting {
             let view = ask.request(slot);
             let bits = self.draws.bits(view.id().0, u64::from(view.rounds()));
-            let mut models: Vec<ModelId> = (0..self.pool - 1).filter(|m| bits >> m & 1 == 1).map(ModelId).collect();
+            let mut models: Vec<ModelId> =
+                (0..self.pool - 1).filter(|m| bits >> m & 1 == 1).map(ModelId).collect();
             models.push(ModelId(self.pool - 1));
-            let windows: Vec<u32> = (1..models.len()).map(|level| 1 + (bits >> (8 * level) & 3) as u32).collect();
+            let windows: Vec<u32> =
+                (1..models.len()).map(|level| 1 + (bits >> (8 * level) & 3) as u32).collect();
             plan.push(ChainPlan::new(&models, &windows).unwrap());
             if bits >> 40 & 7 == 0 && self.pool > 1 {
                 plan.probe(Probe { slot, model: ModelId((bits >> 44) as u8 % (self.pool - 1)) });
@@ -184,7 +211,14 @@ fn request(id: u64, prompt_tokens: u32, output: u32, limit: u32) -> Request {
 }
 
 fn limits() -> Limits {
-    Limits { max_running: 8, token_budget: 64, max_block: 32, hold_passes: None, context: 4096, by_priority: false }
+    Limits {
+        max_running: 8,
+        token_budget: 64,
+        max_block: 32,
+        hold_passes: None,
+        context: 4096,
+        by_priority: false,
+    }
 }
 
 struct World {
@@ -208,7 +242,9 @@ fn run(world: &World, policy: Box<dyn Policy>, mut mirror: Mirror) -> (Rows, Tal
     }
     for tick in 0.. {
         assert!(tick < 2_000_000, "the loop comes to an end");
-        if tick % 3 == 0 && let Some(request) = arrivals.next() {
+        if tick % 3 == 0
+            && let Some(request) = arrivals.next()
+        {
             replica.submit(request.clone(), &mut sink);
         }
         if !replica.begin(now, &mut mirror, &mut sink).unwrap() {
@@ -225,7 +261,11 @@ fn run(world: &World, policy: Box<dyn Policy>, mut mirror: Mirror) -> (Rows, Tal
         check(&replica);
     }
     for model in 0..world.pool {
-        assert_eq!(replica.kv.free(ModelId(model)), replica.kv.total(ModelId(model)), "invariant 5: a finished request holds no block");
+        assert_eq!(
+            replica.kv.free(ModelId(model)),
+            replica.kv.total(ModelId(model)),
+            "invariant 5: a finished request holds no block"
+        );
     }
     let tally = replica.close(&mut sink);
     (sink, tally, mirror)
@@ -250,7 +290,10 @@ fn check(replica: &Replica) {
             assert!(s.cached[model] <= s.committed() + s.plan.block() + 1, "invariant 6: {s:?}");
         }
         let waiting = queue.cohorts.iter().map(|c| c.slots.len()).sum::<usize>() + queue.entering.len();
-        let drafting = live.iter().filter(|s| matches!(s.stage, Stage::Entering | Stage::Drafting) && s.plan.model(0) == id).count();
+        let drafting = live
+            .iter()
+            .filter(|s| matches!(s.stage, Stage::Entering | Stage::Drafting) && s.plan.model(0) == id)
+            .count();
         assert_eq!(waiting, drafting, "every drafting sequence waits in one place");
     }
 }
@@ -268,13 +311,20 @@ fn conserves(world: &World, rows: &Rows, tally: &Tally) {
         let room = record.limit.min(request.truth.output_tokens());
         assert_eq!(record.output_tokens, room, "invariant 1: tokens too");
         let mine: Vec<&RoundRecord> = rows.rounds.iter().filter(|r| r.request == record.id).collect();
-        assert_eq!(mine.iter().map(|r| u32::from(r.emitted)).sum::<u32>(), record.output_tokens, "Σ emitted = output");
+        assert_eq!(
+            mine.iter().map(|r| u32::from(r.emitted)).sum::<u32>(),
+            record.output_tokens,
+            "Σ emitted = output"
+        );
         assert_eq!(mine.len() as u32, record.rounds);
         assert!(mine.windows(2).all(|w| w[0].position + u32::from(w[0].emitted) == w[1].position));
         assert_eq!((mine[0].position, mine[0].drafted), (0, 0), "the first token is the prefill's");
     }
     assert_eq!(tally.emitted_tokens, ended.iter().map(|r| u64::from(r.output_tokens)).sum::<u64>());
-    assert!(rows.passes.windows(2).all(|w| w[0].start + w[0].duration <= w[1].start && w[0].tick < w[1].tick), "invariant 2");
+    assert!(
+        rows.passes.windows(2).all(|w| w[0].start + w[0].duration <= w[1].start && w[0].tick < w[1].tick),
+        "invariant 2"
+    );
 }
 
 fn switching(world: &World) -> Box<dyn Policy> {
@@ -295,16 +345,43 @@ struct Shape {
 
 fn shapes() -> impl Strategy<Value = Shape> {
     let requests = prop::collection::vec((1u32..90, 1u32..60, 1u32..80), 1..14);
-    (1u8..5, 0.0..1.0f64, 120u64..700, requests, 1u32..9, 40u32..200, prop::option::of(1u32..20), any::<u64>())
-        .prop_map(|(pool, alpha, kv, requests, max_running, budget, hold, seed)| Shape { pool, alpha, kv, requests, max_running, budget, hold, seed })
+    (
+        1u8..5,
+        0.0..1.0f64,
+        120u64..700,
+        requests,
+        1u32..9,
+        40u32..200,
+        prop::option::of(1u32..20),
+        any::<u64>(),
+    )
+        .prop_map(|(pool, alpha, kv, requests, max_running, budget, hold, seed)| Shape {
+            pool,
+            alpha,
+            kv,
+            requests,
+            max_running,
+            budget,
+            hold,
+            seed,
+        })
 }
 
 fn world(shape: &Shape) -> World {
-    let requests = shape.requests.iter().enumerate().map(|(i, &(prompt, output, limit))| request(i as u64, prompt, output, limit));
+    let requests = shape
+        .requests
+        .iter()
+        .enumerate()
+        .map(|(i, &(prompt, output, limit))| request(i as u64, prompt, output, limit));
     World {
         pool: shape.pool,
         kv: (0..shape.pool).map(|m| shape.kv / u64::from(1 + m % 2)).collect(),
-        limits: Limits { max_running: shape.max_running, token_budget: shape.budget, hold_passes: shape.hold, ..limits() },
+        limits: Limits {
+            max_running: shape.max_running,
+            token_budget: shape.budget,
+            hold_passes: shape.hold,
+            ..limits()
+        },
         requests: requests.collect(),
         seed: shape.seed,
     }
@@ -362,10 +439,20 @@ fn the_shapes_reach_every_path() {
 
 #[test]
 fn a_request_that_can_never_run_is_refused_with_a_reason() {
-    let world = World { pool: 1, kv: vec![64], limits: limits(), requests: vec![request(0, 64, 5, 5), request(1, 60, 50, 50)], seed: 0 };
+    let world = World {
+        pool: 1,
+        kv: vec![64],
+        limits: limits(),
+        requests: vec![request(0, 64, 5, 5), request(1, 60, 50, 50)],
+        seed: 0,
+    };
     let (rows, _, _) = run(&world, switching(&world), Mirror::new(0, 0.5));
     assert_eq!(rows.requests[0].status, Status::TooLong);
-    assert_eq!((rows.requests[1].status, rows.requests[1].output_tokens), (Status::Finished, 4), "memory bounds the output");
+    assert_eq!(
+        (rows.requests[1].status, rows.requests[1].output_tokens),
+        (Status::Finished, 4),
+        "memory bounds the output"
+    );
 }
 
 /// Answers badly.
@@ -395,8 +482,10 @@ fn a_bad_answer_is_an_error_that_names_the_policy() {
     let answer = |kind| {
         let costs = Corrected::new(Arc::new(Tokens));
         let limits = Limits { max_block: 8, ..limits() };
-        let mut replica = Replica::new(ReplicaId(0), limits, &[400, 400], 4, Box::new(Bad(kind)), costs).unwrap();
-        let (mut mirror, mut sink, mut outcome) = (Mirror::new(0, 0.5), Rows::default(), PassOutcome::default());
+        let mut replica =
+            Replica::new(ReplicaId(0), limits, &[400, 400], 4, Box::new(Bad(kind)), costs).unwrap();
+        let (mut mirror, mut sink, mut outcome) =
+            (Mirror::new(0, 0.5), Rows::default(), PassOutcome::default());
         (0..2).for_each(|i| replica.submit(request(i, 8, 20, 20), &mut sink));
         for tick in 1u64.. {
             match replica.begin(Time::from_nanos(tick), &mut mirror, &mut sink) {

@@ -51,7 +51,8 @@ pub fn run_all(
     stop: &AtomicBool,
 ) -> anyhow::Result<Vec<Option<Done>>> {
     let next = AtomicUsize::new(0);
-    let results: Vec<Mutex<Option<anyhow::Result<Option<Done>>>>> = jobs.iter().map(|_| Mutex::new(None)).collect();
+    let results: Vec<Mutex<Option<anyhow::Result<Option<Done>>>>> =
+        jobs.iter().map(|_| Mutex::new(None)).collect();
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
@@ -68,7 +69,8 @@ pub fn run_all(
             });
         }
     });
-    let results = results.into_iter().map(|slot| slot.into_inner().expect("no thread panics while it holds a result"));
+    let results =
+        results.into_iter().map(|slot| slot.into_inner().expect("no thread panics while it holds a result"));
     results.map(|result| result.unwrap_or(Ok(None))).collect()
 }
 
@@ -89,7 +91,8 @@ fn run_one(
         scenario::Tables::Requests => Tables::Requests,
         scenario::Tables::Full => Tables::Full,
     };
-    let mut collector = Collector::with_capacity(Keep::Summary, workload.size().requests.min(1 << 20) as usize);
+    let mut collector =
+        Collector::with_capacity(Keep::Summary, workload.size().requests.min(1 << 20) as usize);
     // One timeline is enough to look at; summaries are for speed.
     if tables != Tables::Summary && job.seed == 0 && load.is_none() {
         collector = collector.with_timeline();
@@ -130,7 +133,8 @@ fn run_one(
     }
     if let Some(timeline) = &sink.collector.timeline {
         let path = folder.join("timeline.json");
-        std::fs::write(&path, timeline.json(&pool)).with_context(|| format!("cannot write {}", path.display()))?;
+        std::fs::write(&path, timeline.json(&pool))
+            .with_context(|| format!("cannot write {}", path.display()))?;
     }
     let raw = &scenario.raw;
     let device = scenario.hardware.sheet();
@@ -143,14 +147,17 @@ fn run_one(
         devices_per_replica: raw.tensor_parallel,
         dollars_per_device_hour: device.map(|sheet| sheet.dollars_per_hour.get()),
         watts_per_device: device.map(|sheet| sheet.watts.get()),
-        kv_blocks_total: scenario.kv_tokens / u64::from(raw.limits.block_size) * pool.len() as u64 * u64::from(raw.replicas),
+        kv_blocks_total: scenario.kv_tokens / u64::from(raw.limits.block_size)
+            * pool.len() as u64
+            * u64::from(raw.replicas),
     };
     Ok(Some(Done { summary: result.reduce(&Facts { pool, classes }), extrapolations: run.extrapolations }))
 }
 
 /// Where an arm's tables of one seed go: names as file names, loads beside each other.
 pub fn folder(out: &Path, arm: &str, load: Option<f64>, seed: u64) -> PathBuf {
-    let mut name: String = arm.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }).collect();
+    let mut name: String =
+        arm.chars().map(|c| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' }).collect();
     while name.contains("--") {
         name = name.replace("--", "-");
     }
@@ -223,7 +230,10 @@ mod tests {
     #[test]
     fn arms_become_folder_names() {
         let at = |arm, load| folder(Path::new("out"), arm, load, 7).display().to_string();
-        assert_eq!(at("static llama-68m>llama-3.1-8b (4)", None), "out/arms/static-llama-68m-llama-3.1-8b-4/seed-7");
+        assert_eq!(
+            at("static llama-68m>llama-3.1-8b (4)", None),
+            "out/arms/static-llama-68m-llama-3.1-8b-4/seed-7"
+        );
         assert_eq!(at("specrouter", Some(0.5)), "out/arms/specrouter/load-0.5/seed-7");
     }
 }

@@ -43,7 +43,11 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let report = report(&scenario, &workloads, &jobs, done, args);
     let interrupted = stop.load(Ordering::Relaxed) && finished < jobs.len();
     if report.arms.is_empty() {
-        return Err(if interrupted { Failure::Interrupted("no arm had finished".into()) } else { anyhow::anyhow!("no arm ran").into() });
+        return Err(if interrupted {
+            Failure::Interrupted("no arm had finished".into())
+        } else {
+            anyhow::anyhow!("no arm ran").into()
+        });
     }
     files::write(&out, &report)?;
     match args.format {
@@ -62,7 +66,9 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
 
 /// `out/NAME` for a scenario of the catalog or a file.
 fn default_folder(scenario: &str) -> PathBuf {
-    let stem = Path::new(scenario).file_stem().map_or_else(|| "run".into(), |stem| stem.to_string_lossy().into_owned());
+    let stem = Path::new(scenario)
+        .file_stem()
+        .map_or_else(|| "run".into(), |stem| stem.to_string_lossy().into_owned());
     Path::new("out").join(stem)
 }
 
@@ -102,12 +108,21 @@ fn jobs(scenario: &Scenario, workloads: usize) -> Vec<Job> {
 }
 
 /// Arms of which every seed has finished, in the scenario's order.
-fn report(scenario: &Scenario, workloads: &[(Option<f64>, Workload)], jobs: &[Job], done: Vec<Option<Done>>, args: &RunArgs) -> Report {
+fn report(
+    scenario: &Scenario,
+    workloads: &[(Option<f64>, Workload)],
+    jobs: &[Job],
+    done: Vec<Option<Done>>,
+    args: &RunArgs,
+) -> Report {
     let mut notes: Vec<String> = scenario.workload.notes().to_vec();
     let mut facts: Vec<(String, String)> =
         super::dry_run::facts(scenario).into_iter().map(|(what, value)| (what.to_owned(), value)).collect();
     if let Some(loads) = &scenario.loads
-        && let Some(rate) = workloads.last().zip(loads.last()).and_then(|((_, w), load)| w.size().span_s.map(|s| w.size().requests as f64 / s / load))
+        && let Some(rate) = workloads
+            .last()
+            .zip(loads.last())
+            .and_then(|((_, w), load)| w.size().span_s.map(|s| w.size().requests as f64 / s / load))
     {
         facts.push(("target-only capacity".into(), format!("{rate:.3} requests/s")));
     }

@@ -36,7 +36,12 @@ impl Bar {
         }
         let seconds = self.bar.elapsed().as_secs_f64().max(1e-3);
         let rate = events as f64 * (self.done.load(Ordering::Relaxed) + 1) as f64 / seconds;
-        self.bar.set_message(format!("{} of {} runs  {:.1} M events/s", self.done.load(Ordering::Relaxed), self.jobs, rate * 1e-6));
+        self.bar.set_message(format!(
+            "{} of {} runs  {:.1} M events/s",
+            self.done.load(Ordering::Relaxed),
+            self.jobs,
+            rate * 1e-6
+        ));
     }
 
     /// A run is over; `left` of its requests were not told of.

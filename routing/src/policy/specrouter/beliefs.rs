@@ -67,7 +67,9 @@ impl Beliefs {
 
     /// The acceptance of every pair as believed, all of them `shift` higher.
     pub fn expected(&self, shift: f64) -> AlphaMatrix {
-        self.matrix(|_, seen, (low, high)| (seen.unwrap_or_else(|| self.initial.clamp(low, high)) + shift).clamp(0.0, 1.0))
+        self.matrix(|_, seen, (low, high)| {
+            (seen.unwrap_or_else(|| self.initial.clamp(low, high)) + shift).clamp(0.0, 1.0)
+        })
     }
 
     /// The acceptance of every pair at its best: what a look might find.
@@ -89,7 +91,11 @@ impl Beliefs {
             for drafter in 0..verifier {
                 let seen = self.similarity[drafter][verifier].get();
                 let (low, high) = self.bounds(drafter, verifier);
-                let alpha = value(self.seen_at[drafter][verifier], seen.map(|s| self.map(s)), (self.map(low), self.map(high)));
+                let alpha = value(
+                    self.seen_at[drafter][verifier],
+                    seen.map(|s| self.map(s)),
+                    (self.map(low), self.map(high)),
+                );
                 out.set(ModelId(drafter as u8), ModelId(verifier as u8), alpha);
             }
         }

@@ -93,7 +93,12 @@ impl SpecRouter {
     pub fn new(candidates: Candidates, parameters: SpecRouterParameters) -> Self {
         let mapping = parameters.mapping.clone();
         Self {
-            beliefs: Beliefs::new(candidates.models(), parameters.half_life, parameters.initial_acceptance, mapping),
+            beliefs: Beliefs::new(
+                candidates.models(),
+                parameters.half_life,
+                parameters.initial_acceptance,
+                mapping,
+            ),
             candidates,
             search: Search::new(),
             traffic: Traffic::default(),
@@ -171,11 +176,25 @@ impl SpecRouter {
         let ranked = self.search.run(&self.candidates, &alpha, &batch, &seconds, &limits, Pricing::Lockstep);
         let best = ranked
             .iter()
-            .map(|r| decision(r.plan, r.priced.round_seconds, r.priced.tokens, charged(&r.plan, r.priced.seconds_per_token), rows))
+            .map(|r| {
+                decision(
+                    r.plan,
+                    r.priced.round_seconds,
+                    r.priced.tokens,
+                    charged(&r.plan, r.priced.seconds_per_token),
+                    rows,
+                )
+            })
             .min_by(|a, b| a.price.total_cmp(&b.price));
         let kept = present.map(|plan| {
             let priced = self.search.price(&plan, &alpha, &batch, &seconds, Pricing::Lockstep);
-            decision(plan, priced.round_seconds, priced.tokens, charged(&plan, priced.seconds_per_token), rows)
+            decision(
+                plan,
+                priced.round_seconds,
+                priced.tokens,
+                charged(&plan, priced.seconds_per_token),
+                rows,
+            )
         });
         let alone = || decision(ChainPlan::target_only(target), 0.0, 0.0, f64::INFINITY, rows);
         (best.unwrap_or_else(alone), kept)
@@ -212,7 +231,11 @@ impl SpecRouter {
             return;
         }
         let chain = hoped.planned.chain;
-        let stale = |pair: &&[ModelId]| self.beliefs.age(pair[0], pair[1], self.rounds).is_none_or(|age| age > self.parameters.probe_rounds);
+        let stale = |pair: &&[ModelId]| {
+            self.beliefs
+                .age(pair[0], pair[1], self.rounds)
+                .is_none_or(|age| age > self.parameters.probe_rounds)
+        };
         let Some(pair) = chain.models().windows(2).rev().find(stale) else { return };
         let (drafter, verifier) = (pair[0], pair[1]);
         let lag = |slot: &&Slot| ask.request(**slot).lag(drafter);
