@@ -5,6 +5,9 @@
 //! mean log-ratio (static over policy, of tokens per second above saturation, of the inverse of mean TPOT below) and its 95 %
 //! upper limit are printed. Above 2 % the policy falls short. Progress goes to stderr.
 
+// A command of its own: the table is its output, and it tells of its progress.
+#![allow(clippy::print_stdout, clippy::print_stderr)]
+
 use std::fmt::Write as _;
 use std::process::Command;
 

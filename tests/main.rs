@@ -1,5 +1,9 @@
 //! One binary that drives the built program, as a user does.
 
+// All of this is a test, its helpers too: an unwrap that fails is a failed test, and a test that finds
+// no recorded data says so.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
 mod bad_input;
 mod command;
 mod costs;

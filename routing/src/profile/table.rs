@@ -286,9 +286,9 @@ impl Grid {
         }
         let mut token_slope = 0.0f64;
         if let Some((k, width)) = last_cell(2) {
-            for i in 0..rows {
+            for (i, &row_count) in axes[0].iter().enumerate() {
                 for j in 0..contexts {
-                    token_slope = token_slope.max((at(i, j, k + 1) - at(i, j, k)) / (width * axes[0][i]));
+                    token_slope = token_slope.max((at(i, j, k + 1) - at(i, j, k)) / (width * row_count));
                 }
             }
         }
@@ -397,7 +397,7 @@ fn running_maximum(values: &mut [f64], shape: [usize; 3]) {
     for (axis, &len) in shape.iter().enumerate() {
         let stride: usize = shape[axis + 1..].iter().product();
         for cell in 0..values.len() {
-            if (cell / stride) % len > 0 {
+            if !(cell / stride).is_multiple_of(len) {
                 values[cell] = values[cell].max(values[cell - stride]);
             }
         }

@@ -192,7 +192,7 @@ impl Replica {
         sequence.cached[model.index()] = sequence.committed() + sequence.ahead(1) + u32::from(drafted) - 1;
         sequence.blocks[0] = drafted;
         sequence.ended = stop_token;
-        self.to_verify(slot, 1);
+        self.await_verification(slot, 1);
     }
 
     #[allow(clippy::too_many_arguments, reason = "the row's whole surroundings, once per row")]
@@ -264,9 +264,9 @@ impl Replica {
                     let full = sequence.ended || sequence.blocks[level] >= row.plan.windows()[level];
                     self.count(row, level, block, result, 0);
                     if full {
-                        self.to_verify(slot, level + 1);
+                        self.await_verification(slot, level + 1);
                     } else {
-                        self.to_draft(slot);
+                        self.await_draft(slot);
                     }
                 }
             }

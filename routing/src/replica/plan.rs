@@ -149,15 +149,15 @@ impl Replica {
         sequence.cycles = Default::default();
         sequence.ended = false;
         if sequence.plan.depth() == 1 {
-            self.to_verify(slot, 0);
+            self.await_verification(slot, 0);
         } else {
-            self.to_draft(slot);
+            self.await_draft(slot);
         }
     }
 
     /// The sequence waits for the pass of `level`.
     #[inline]
-    pub(super) fn to_verify(&mut self, slot: Slot, level: usize) {
+    pub(super) fn await_verification(&mut self, slot: Slot, level: usize) {
         let sequence = &mut self.sequences[slot.index()];
         sequence.stage = Stage::Verifying;
         sequence.level = level as u8;
@@ -167,7 +167,7 @@ impl Replica {
 
     /// The sequence waits to begin a fill at the lowest level.
     #[inline]
-    pub(super) fn to_draft(&mut self, slot: Slot) {
+    pub(super) fn await_draft(&mut self, slot: Slot) {
         let sequence = &mut self.sequences[slot.index()];
         sequence.stage = Stage::Entering;
         sequence.level = 0;

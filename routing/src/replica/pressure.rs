@@ -135,9 +135,9 @@ impl Replica {
         }
         self.hold.add(&plan);
         if level == 0 && plan.depth() > 1 {
-            self.to_draft(slot); // Resumes its fill: blocks[0] tokens are there already.
+            self.await_draft(slot); // Resumes its fill: blocks[0] tokens are there already.
         } else {
-            self.to_verify(slot, level);
+            self.await_verification(slot, level);
         }
         true
     }

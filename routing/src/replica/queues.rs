@@ -192,6 +192,6 @@ impl HoldCounts {
     /// The longest; 1 when none runs.
     #[inline]
     pub const fn longest(&self) -> u32 {
-        (63 - (self.present | 2).leading_zeros()) as u32
+        63 - (self.present | 2).leading_zeros()
     }
 }

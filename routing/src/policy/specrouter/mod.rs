@@ -9,7 +9,7 @@
 mod beliefs;
 mod traffic;
 
-use super::price::{Batch, Candidates, Pricing};
+use super::price::{Batch, Candidates, Priced, Pricing};
 use super::search::{Limits as SearchLimits, Search};
 use super::{Ask, Needs, PassReport, Plan, Planned, Policy, Probe};
 use crate::chain::{ChainPlan, MAX_MODELS};
@@ -69,6 +69,8 @@ pub struct SpecRouter {
     next_look: u64,
     patience: u64,
     books: Vec<Book>,
+    /// What the newest search found, charged.
+    found: Vec<Decision>,
 }
 
 /// What a decision rests on, and what it is.
@@ -109,6 +111,7 @@ impl SpecRouter {
             next_look: parameters.probe_rounds,
             patience: 1,
             books: Vec::new(),
+            found: Vec::new(),
             parameters,
         }
     }
@@ -151,14 +154,13 @@ impl SpecRouter {
         let alpha = if optimistic { self.beliefs.optimistic(self.rounds) } else { self.beliefs.expected(by) };
         let target = self.candidates.target();
         let (costs, traffic) = (ask.costs, &self.traffic);
-        let seconds = |model: ModelId, shape: &PassShape| {
-            if model == target { traffic.added(costs, target, shape) } else { costs.seconds(model, shape) }
-        };
+        let seconds = |model: ModelId, shape: &PassShape| costs.seconds(model, shape);
         let present = self.current[shift];
+        let context = ask.context_tokens as f64 / f64::from(ask.running.max(1));
         let batch = Batch {
             catch_up: self.catch_up(ask, rows, present),
             stay_rounds: STAY_ROUNDS,
-            ..Batch::of(rows, ask.context_tokens as f64 / f64::from(ask.running.max(1)))
+            ..Batch::of(rows, context)
         };
         let limits = SearchLimits {
             max_window: self.parameters.max_window,
@@ -166,36 +168,32 @@ impl SpecRouter {
             ..SearchLimits::default()
         };
         let mut prompts = [0.0; MAX_MODELS];
-        for model in 0..self.candidates.models() - 1 {
-            prompts[model] = traffic.prompt_seconds(costs, ModelId(model as u8));
+        for (model, seconds) in prompts.iter_mut().enumerate().take(self.candidates.models() - 1) {
+            *seconds = traffic.prompt_seconds(costs, ModelId(model as u8));
         }
-        let charged = |plan: &ChainPlan, per_token: f64| {
+        // All charges: the prompts that come meanwhile, on the target and on every lower level.
+        let charged = |plan: ChainPlan, priced: Priced| {
+            let round = traffic.with_prompts(costs, &plan, rows, context as u64, priced.round_seconds);
             let lower = &plan.models()[..plan.depth() - 1];
-            per_token + lower.iter().map(|model| prompts[model.index()]).sum::<f64>()
+            let price = round / priced.tokens + lower.iter().map(|model| prompts[model.index()]).sum::<f64>();
+            decision(plan, round, priced.tokens, price, rows)
         };
+        self.found.clear();
         let ranked = self.search.run(&self.candidates, &alpha, &batch, &seconds, &limits, Pricing::Lockstep);
-        let best = ranked
-            .iter()
-            .map(|r| {
-                decision(
-                    r.plan,
-                    r.priced.round_seconds,
-                    r.priced.tokens,
-                    charged(&r.plan, r.priced.seconds_per_token),
-                    rows,
-                )
-            })
-            .min_by(|a, b| a.price.total_cmp(&b.price));
-        let kept = present.map(|plan| {
-            let priced = self.search.price(&plan, &alpha, &batch, &seconds, Pricing::Lockstep);
-            decision(
-                plan,
-                priced.round_seconds,
-                priced.tokens,
-                charged(&plan, priced.seconds_per_token),
-                rows,
-            )
-        });
+        self.found.extend(ranked.iter().map(|r| charged(r.plan, r.priced)));
+        // A single draft lets prompts ride along, which the search does not know.
+        for index in 0..self.found.len() {
+            let plan = self.found[index].planned.chain;
+            if plan.depth() == 2
+                && plan.windows() != [1]
+                && let Ok(single) = ChainPlan::new(plan.models(), &[1])
+            {
+                let priced = self.search.price(&single, &alpha, &batch, &seconds, Pricing::Lockstep);
+                self.found.push(charged(single, priced));
+            }
+        }
+        let best = self.found.iter().copied().min_by(|a, b| a.price.total_cmp(&b.price));
+        let kept = present.map(|plan| charged(plan, self.search.price(&plan, &alpha, &batch, &seconds, Pricing::Lockstep)));
         let alone = || decision(ChainPlan::target_only(target), 0.0, 0.0, f64::INFINITY, rows);
         (best.unwrap_or_else(alone), kept)
     }
@@ -308,10 +306,8 @@ impl Policy for SpecRouter {
     }
 
     fn learn(&mut self, report: &PassReport<'_>) {
-        if report.model == self.candidates.target() {
-            self.rounds += u64::from(report.rounds > 0);
-            self.traffic.learn(report);
-        }
+        self.traffic.learn(report, self.candidates.target());
+        self.rounds += u64::from(report.rounds > 0);
         for pair in report.pairs {
             if let Some(mean) = pair.seen.mean_similarity() {
                 self.beliefs.learn(pair.drafter, pair.verifier, mean, pair.seen.examined, self.rounds);

@@ -1,79 +1,104 @@
-//! How much prefill rides along, and what that makes of the price of decoding.
+//! Prompts on the target, and what they do to a plan.
 //!
-//! Prompts are run by the target whatever the plan. A verification that rides in a pass which
-//! reads the weights for a prompt anyway costs only its own compute, so a plan is priced by what
-//! it adds to such passes; and every lower level of a chain runs each prompt once more.
+//! The target runs prompts whatever the plan, but not at the same price. A prompt that becomes
+//! known while the lower levels still have two passes or more to go gets a pass of its own (it
+//! waits for one pass, not for a verification), and its sequence then starts out of phase, which
+//! holds the others up by one draft. With fewer passes to go it rides along with the verification
+//! and costs only what it adds. Every lower level of a chain runs each prompt once more.
 
+use crate::chain::ChainPlan;
 use crate::ids::ModelId;
 use crate::policy::PassReport;
 use crate::profile::{PassCosts, PassShape};
 
-/// Catch-up below this many tokens is the odd token after a full acceptance, not prefill.
+/// Catch-up below this many tokens is the odd token after a full acceptance, not a prompt.
 const PREFILL: u32 = 48;
-const WEIGHT: f64 = 1.0 / 64.0;
+/// Forgets over some 512 passes of the target.
 const DECAY: f64 = 1.0 - 1.0 / 512.0;
+/// Share of the time that prompts may be believed to take.
+const MOST: f64 = 0.9;
 
-/// Moving averages over the target's passes.
+/// Decayed sums over passes.
 #[derive(Default)]
 pub(super) struct Traffic {
-    /// Share of the target's passes that carry prefill.
-    share: f64,
-    /// Prefill tokens of a pass that carries any.
+    /// Passes of the target that carried prompts.
+    prefills: f64,
+    /// Prompt tokens in them.
     tokens: f64,
-    /// Decayed sums: prefill tokens, and committed tokens.
-    prefilled: f64,
+    /// Time of all passes, in seconds.
+    elapsed: f64,
+    /// Tokens committed.
     committed: f64,
     told: (f64, f64),
     version: u64,
 }
 
 impl Traffic {
-    /// Learns from a pass of the target.
-    pub fn learn(&mut self, report: &PassReport<'_>) {
-        let prefill = report.shape.catch_up_tokens > PREFILL;
-        self.share += WEIGHT * (f64::from(u8::from(prefill)) - self.share);
-        if prefill {
-            let tokens = f64::from(report.shape.catch_up_tokens);
-            self.tokens += if self.tokens > 0.0 { (tokens - self.tokens) / 16.0 } else { tokens };
-            self.prefilled += tokens;
+    /// Learns from a pass.
+    pub fn learn(&mut self, report: &PassReport<'_>, target: ModelId) {
+        self.elapsed += report.duration.seconds();
+        if report.model != target {
+            return;
+        }
+        if report.shape.catch_up_tokens > PREFILL {
+            self.prefills += 1.0;
+            self.tokens += f64::from(report.shape.catch_up_tokens);
         }
         self.committed += f64::from(report.committed);
-        self.prefilled *= DECAY;
-        self.committed *= DECAY;
-        let now = (self.share, self.prompts_per_token());
-        if (now.0 - self.told.0).abs() > 0.05 || (now.1 - self.told.1).abs() > 0.2 * self.told.1 + 0.1 {
+        for sum in [&mut self.prefills, &mut self.tokens, &mut self.elapsed, &mut self.committed] {
+            *sum *= DECAY;
+        }
+        let now = (self.prefills / self.elapsed, self.prompts_per_token());
+        let moved = |now: f64, told: f64| (now - told).abs() > 0.15 * told + 1e-3;
+        if moved(now.0, self.told.0) || moved(now.1, self.told.1) {
             self.told = now;
             self.version += 1;
         }
     }
 
-    /// Grows when the mix has moved enough to matter.
+    /// Grows when the traffic has moved enough to matter.
     pub const fn version(&self) -> u64 {
         self.version
     }
 
-    /// Seconds that a pass of the target over `shape` adds, averaged over passes with and without
-    /// prefill.
-    pub fn added(&self, costs: &dyn PassCosts, target: ModelId, shape: &PassShape) -> f64 {
-        let alone = costs.seconds(target, shape);
-        if self.share < 0.01 {
-            return alone;
+    /// `round_seconds` of `plan` for `rows` rows over a mean context, with the prompts that come
+    /// meanwhile.
+    pub fn with_prompts(&self, costs: &dyn PassCosts, plan: &ChainPlan, rows: u32, context: u64, round_seconds: f64) -> f64 {
+        if self.prefills < 0.5 {
+            return round_seconds;
         }
-        let prefill = PassShape::uniform(1, self.tokens as u32, 0);
-        let beside = costs.seconds(target, &shape.plus(prefill)) - costs.seconds(target, &prefill);
-        // Riding along is never dearer than a pass of its own.
-        (1.0 - self.share) * alone + self.share * beside.clamp(0.01 * alone, alone)
+        let target = plan.target();
+        let width = plan.windows().last().map_or(1, |&window| u32::from(window) + 1);
+        let verification = PassShape::uniform(rows, width, context);
+        let prompt = PassShape::uniform(1, (self.tokens / self.prefills) as u32, 0);
+        let verify = costs.seconds(target, &verification);
+        let beside = (costs.seconds(target, &verification.plus(prompt)) - verify).max(0.0);
+        let (passes, draft) = match plan.windows().first() {
+            None => (0, 0.0),
+            Some(&window) => {
+                let draft = costs.seconds(plan.model(0), &PassShape::uniform(rows, 1, context));
+                (u32::from(window) + plan.depth() as u32 - 2, draft)
+            }
+        };
+        let alone = costs.seconds(target, &prompt) + draft;
+        // A prompt that comes in the verification, or more than two passes before the next, is alone.
+        let riding = if passes >= 2 { (2.0 * draft / round_seconds).min(1.0) } else { 1.0 };
+        let each = riding * beside + (1.0 - riding) * alone.max(beside);
+        round_seconds / (1.0 - (self.prefills / self.elapsed * each).min(MOST))
     }
 
     /// Seconds that each committed token costs `model` for running prompts as a lower level.
     pub fn prompt_seconds(&self, costs: &dyn PassCosts, model: ModelId) -> f64 {
-        let chunk = (self.tokens as u32).max(256);
+        if self.prefills < 0.5 {
+            return 0.0;
+        }
+        let chunk = ((self.tokens / self.prefills) as u32).max(1);
         self.prompts_per_token() * costs.seconds(model, &PassShape::uniform(1, chunk, 0)) / f64::from(chunk)
     }
 
     /// Prompt tokens for each committed token.
     fn prompts_per_token(&self) -> f64 {
         // Before a few requests have gone through the ratio says nothing but that prompts come first.
-        if self.committed < 256.0 { 0.0 } else { self.prefilled / self.committed }
+        if self.committed < 256.0 { 0.0 } else { self.tokens / self.committed }
     }
 }
