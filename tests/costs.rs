@@ -51,10 +51,11 @@ fn prefill(tokens: u32) -> PassShape {
 
 /// Model, device, tensor parallel; decode at batch 1, 8, 32, 64, 128 with 2,048 tokens of context;
 /// prefill of 512, 2,048, 8,192 tokens. Milliseconds, bf16.
-///
+type Published = (&'static str, &'static str, u32, [f64; 5], [f64; 3]);
+
 /// Source: AIConfigurator's kernel tables for vLLM, summed over a pass (a prediction of kernels,
 /// not a measurement of a server).
-const PUBLISHED: [(&str, &str, u32, [f64; 5], [f64; 3]); 8] = [
+const PUBLISHED: [Published; 8] = [
     ("llama-3.1-8b", "h200", 1, [4.91, 5.51, 7.28, 9.47, 13.9], [11.5, 43.4, 199.0]),
     ("llama-3.1-8b", "h100-sxm", 1, [6.24, 7.27, 9.63, 12.6, 18.1], [12.0, 43.5, 200.0]),
     ("llama-3.1-8b", "a100-80g", 1, [12.0, 13.4, 19.1, 23.1, 34.5], [36.0, 125.0, 557.0]),

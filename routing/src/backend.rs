@@ -7,7 +7,7 @@ use crate::chain::ChainPlan;
 use crate::ids::{ModelId, RequestId, Slot};
 use crate::profile::PassShape;
 use crate::request::Request;
-use crate::units::Span;
+use crate::units::{Span, Time};
 
 /// What a row of a pass does. Every row first runs its catch-up tokens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,7 +49,8 @@ pub struct Row {
     pub context: u32,
     /// Output tokens committed so far: the round's start position.
     pub committed: u32,
-    /// Uncommitted tokens that stand before this row's block: what higher levels hold.
+    /// Uncommitted tokens that stand before this row's block: what higher levels hold, and what a
+    /// draft row has drafted in this fill.
     pub ahead: u32,
     /// What comes after the catch-up.
     pub work: Work,
@@ -109,6 +110,9 @@ pub trait Pass {
     fn draft_row(&self, cohort: &Cohort, index: usize) -> Row;
     /// All other rows.
     fn rows(&self) -> &[Row];
+    /// Draft passes that would follow one another over the same single cohort if nothing arrived,
+    /// this one included; at least 1. A backend may run up to so many at once.
+    fn run_length(&self) -> u8;
 }
 
 /// What came of one of [`Pass::rows`]. All zero for catch-up.
@@ -142,18 +146,45 @@ pub struct FillEnd {
 /// What came of a pass. The buffers are reused from pass to pass.
 #[derive(Clone, Debug, Default)]
 pub struct PassOutcome {
-    /// How long it took.
+    /// How long it took; of several draft passes run at once, the last.
     pub duration: Span,
+    /// How long the draft passes before it took, if several were run at once; at most
+    /// [`Pass::run_length`] − 1.
+    pub earlier: Vec<Span>,
     /// One outcome for each of [`Pass::rows`].
     pub rows: Vec<RowOutcome>,
-    /// Draft rows that ended their fill early; all others drafted one token and go on.
+    /// Draft rows that ended their fill early, in the last pass; all others drafted one token and
+    /// go on.
     pub fill_ends: Vec<FillEnd>,
 }
 
 impl PassOutcome {
+    /// How long everything took.
+    #[inline]
+    pub fn total(&self) -> Span {
+        self.earlier.iter().fold(self.duration, |sum, &span| sum + span)
+    }
+
+    /// Keeps, of draft passes run at once from `start`, those that began before `at`: whatever
+    /// arrives at `at` finds the next tick after them. True when some were cut off.
+    pub fn cut(&mut self, start: Time, at: Time) -> bool {
+        let mut end = start;
+        for index in 0..self.earlier.len() {
+            end += self.earlier[index];
+            if end >= at {
+                self.duration = self.earlier[index];
+                self.earlier.truncate(index);
+                self.fill_ends.clear(); // They are the last pass's.
+                return true;
+            }
+        }
+        false
+    }
+
     /// Empties the buffers.
     pub fn clear(&mut self) {
         self.duration = Span::ZERO;
+        self.earlier.clear();
         self.rows.clear();
         self.fill_ends.clear();
     }

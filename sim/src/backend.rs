@@ -52,6 +52,20 @@ impl Backend for SimBackend {
                 let row = |i| pass.draft_row(cohort, i);
                 contents.drafts(law, &Fill::new(index, cohort), row, &mut outcome.fill_ends);
             }
+            // Nothing is drawn for a draft, so the passes that follow are run at once, up to the first
+            // in which a fill ends.
+            let mut shape = pass.shape();
+            for ahead in 1..pass.run_length() {
+                if !outcome.fill_ends.is_empty() {
+                    break;
+                }
+                shape = shape.draft_after();
+                let (tick, cohort) = (pass.tick() + u64::from(ahead), &pass.cohorts()[0]);
+                outcome.earlier.push(outcome.duration);
+                outcome.duration = self.costs.price(pass.model(), &shape, (noise_key.0, tick));
+                let fill = Fill { drafted: cohort.drafted + ahead, ..Fill::new(0, cohort) };
+                contents.drafts(law, &fill, |i| pass.draft_row(cohort, i), &mut outcome.fill_ends);
+            }
         });
         for (index, cohort) in pass.cohorts().iter().enumerate() {
             if cohort.plan.stop != StopRule::Never {
@@ -265,7 +279,7 @@ impl Contents {
         };
         for index in 0..fill.slots.len() {
             let row = row(index);
-            let position = row.committed + row.ahead + u32::from(fill.drafted);
+            let position = row.committed + row.ahead;
             let signal = source.signal(&self.coins, &self.sequences[row.slot.index()], position, pair);
             let stop = match fill.plan.stop {
                 StopRule::Never => false,

@@ -10,6 +10,8 @@
 )]
 
 pub mod acceptance;
+#[cfg(test)]
+mod at_once;
 pub mod backend;
 pub mod cost;
 pub mod drive;

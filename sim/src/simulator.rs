@@ -5,6 +5,7 @@
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::collections::binary_heap::PeekMut;
 
 use specrouter_routing::backend::{Backend, PassOutcome};
 use specrouter_routing::dispatch::Dispatcher;
@@ -36,14 +37,21 @@ struct Server<B> {
     replica: Replica,
     backend: B,
     outcome: PassOutcome,
+    /// When the pass that runs began.
+    start: Time,
+    /// The entry of `ends` that stands for it; others of this server are stale.
+    entry: u64,
 }
+
+/// When a pass ends, its place in the order of schedules, and its server.
+type End = Reverse<(Time, u64, u32)>;
 
 /// Replicas in virtual time.
 pub struct Simulator<B> {
     servers: Vec<Server<B>>,
     dispatcher: Box<dyn Dispatcher>,
     /// Ends of passes. Equal times keep the order in which they were scheduled.
-    ends: BinaryHeap<Reverse<(Time, u64, u32)>>,
+    ends: BinaryHeap<End>,
     scheduled: u64,
     now: Time,
 }
@@ -53,7 +61,13 @@ impl<B: Backend> Simulator<B> {
     pub fn new(servers: Vec<(Replica, B)>, dispatcher: Box<dyn Dispatcher>) -> Self {
         let servers: Vec<Server<B>> = servers
             .into_iter()
-            .map(|(replica, backend)| Server { replica, backend, outcome: PassOutcome::default() })
+            .map(|(replica, backend)| Server {
+                replica,
+                backend,
+                outcome: PassOutcome::default(),
+                start: Time::ZERO,
+                entry: u64::MAX,
+            })
             .collect();
         Self {
             ends: BinaryHeap::with_capacity(servers.len()),
@@ -98,7 +112,15 @@ impl<B: Backend> Simulator<B> {
         let server = &mut self.servers[chosen.index()];
         server.replica.submit(request, sink);
         if !server.replica.is_busy() {
-            self.start(chosen.0, sink)?;
+            if let Some(end) = self.start(chosen.0, sink)? {
+                self.ends.push(end);
+            }
+        } else if server.outcome.cut(server.start, at) {
+            // The arrival takes part in the tick after the draft pass that runs now.
+            let end = server.start + server.outcome.total();
+            server.entry = self.scheduled;
+            self.ends.push(Reverse((end, self.scheduled, chosen.0)));
+            self.scheduled += 1;
         }
         Ok(())
     }
@@ -108,30 +130,46 @@ impl<B: Backend> Simulator<B> {
     /// # Errors
     /// [`SimError`].
     pub fn advance<S: Sink + ?Sized>(&mut self, sink: &mut S) -> Result<bool, SimError<B::Error>> {
-        let Some(Reverse((time, _, index))) = self.ends.pop() else {
+        let Some(&Reverse((time, _, index))) = self.ends.peek() else {
             return Ok(false);
         };
         debug_assert!(time >= self.now, "the clock never goes back");
         self.now = time;
         let server = &mut self.servers[index as usize];
         server.replica.finish(time, &server.outcome, &mut server.backend, sink)?;
-        self.start(index, sink)?;
+        let next = self.start(index, sink)?;
+        if let Some(mut top) = self.ends.peek_mut() {
+            match next {
+                Some(end) => *top = end, // One sift in place of two.
+                None => {
+                    PeekMut::pop(top);
+                }
+            }
+        }
+        // The entry on top always stands for a pass that runs.
+        while let Some(&Reverse((_, entry, server))) = self.ends.peek() {
+            if self.servers[server as usize].entry == entry {
+                break;
+            }
+            self.ends.pop();
+        }
         Ok(true)
     }
 
-    /// Packs and prices the next pass of a replica.
-    fn start<S: Sink + ?Sized>(&mut self, index: u32, sink: &mut S) -> Result<(), SimError<B::Error>> {
+    /// Packs and prices the next pass of a replica; answers when it ends.
+    fn start<S: Sink + ?Sized>(&mut self, index: u32, sink: &mut S) -> Result<Option<End>, SimError<B::Error>> {
         let server = &mut self.servers[index as usize];
+        server.entry = u64::MAX;
         if !server.replica.begin(self.now, &mut server.backend, sink)? {
-            return Ok(());
+            return Ok(None);
         }
         server.outcome.clear();
         let run = server.backend.run(&server.replica.pass(), &mut server.outcome);
         run.map_err(|source| SimError::Backend { replica: ReplicaId(index), source })?;
-        let end = self.now + server.outcome.duration;
-        self.ends.push(Reverse((end, self.scheduled, index)));
+        (server.start, server.entry) = (self.now, self.scheduled);
+        let end = self.now + server.outcome.total();
         self.scheduled += 1;
-        Ok(())
+        Ok(Some(Reverse((end, server.entry, index))))
     }
 
     /// The replicas, for inspection.

@@ -114,7 +114,7 @@ fn check_servegen(name: &str, all: u64) -> Option<FileWorkload> {
     let (file, workload) = real(name)?;
     let FileSource::Clients(load) = &file.source else { panic!("{:?}", file.format) };
     assert_eq!(load.requests(), all);
-    assert_eq!(load.span().seconds(), 86_400.0);
+    assert_eq!(load.span().nanos(), 86_400_000_000_000);
     let Size { requests, prompt_tokens, output_tokens, .. } = workload.size();
     assert_eq!(requests, all);
     assert!(prompt_tokens > 1.0 && output_tokens > 1.0);

@@ -34,6 +34,8 @@ pub trait Policy: Send {
 pub struct Needs {
     /// [`PassReport::rows`]: verdicts per sequence.
     pub rows: bool,
+    /// The ask's [`costs`](Ask::costs) must have learned from every pass.
+    pub costs: bool,
 }
 
 /// One sequence's plan.

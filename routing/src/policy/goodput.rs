@@ -2,7 +2,7 @@
 //! tokens per second, by a global acceptance estimate and profiled pass times.
 
 use super::maths::expected_tokens;
-use super::{Ask, PassReport, Plan, Planned, Policy};
+use super::{Ask, Needs, PassReport, Plan, Planned, Policy};
 use crate::chain::ChainPlan;
 use crate::ids::ModelId;
 use crate::profile::{PassCosts, PassShape};
@@ -65,6 +65,10 @@ impl Goodput {
 impl Policy for Goodput {
     fn name(&self) -> &str {
         "goodput"
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { costs: true, ..Needs::default() }
     }
 
     fn plan(&mut self, ask: &Ask<'_>, plan: &mut Plan) {

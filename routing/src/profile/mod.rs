@@ -60,6 +60,22 @@ impl PassShape {
         self.logit_rows += logits;
     }
 
+    /// The shape of the next pass over the same drafting rows: one token each, over what this pass
+    /// has added to their caches.
+    #[inline]
+    #[must_use]
+    pub fn draft_after(self) -> Self {
+        let context_tokens = self.context_tokens + u64::from(self.new_tokens);
+        Self {
+            rows: self.rows,
+            new_tokens: self.rows,
+            catch_up_tokens: 0,
+            context_tokens,
+            attention_pairs: context_tokens + u64::from(self.rows),
+            logit_rows: self.rows,
+        }
+    }
+
     /// The shape of both, packed.
     pub fn plus(self, other: Self) -> Self {
         Self {

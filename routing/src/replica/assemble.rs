@@ -3,6 +3,7 @@
 use super::Replica;
 use super::queues::{Waiter, in_order};
 use crate::backend::{Cohort, Row, Work};
+use crate::chain::StopRule;
 use crate::ids::{ModelId, Slot};
 use crate::sequence::Stage;
 
@@ -70,6 +71,31 @@ impl Replica {
         if prefill_left {
             queue.prefill_since = self.tick + 1;
         }
+        self.pass.run_length = self.run_length();
+        self.pass.queued = self.waiting.len();
+    }
+
+    /// How many passes would run over the same single cohort if nothing arrived: until its window
+    /// is full, or a larger model's rows have waited long enough.
+    fn run_length(&self) -> u8 {
+        let [cohort] = self.pass.cohorts.as_slice() else { return 1 };
+        let m = self.pass.model.index();
+        if !self.pass.rows.is_empty() || !self.queues[m].is_empty() || cohort.plan.stop != StopRule::Never {
+            return 1;
+        }
+        let hold = u64::from(self.limits.hold_passes.unwrap_or_else(|| self.hold.longest()));
+        let mut most = u64::from(cohort.plan.windows()[0] - cohort.drafted);
+        for queue in &self.queues[m + 1..] {
+            if !queue.prefilling.is_empty() {
+                return 1;
+            }
+            if !queue.is_idle() {
+                // After n passes the oldest row has waited tick + n − since.
+                most = most.min((queue.since + hold).saturating_sub(self.tick));
+            }
+        }
+        // A smaller model's probe would have gone first.
+        if self.queues[..m].iter().any(|queue| !queue.is_empty()) { 1 } else { most.max(1) as u8 }
     }
 
     /// Forms cohorts of the rows that begin a fill. A row whose lag does not fit runs a chunk of

@@ -6,9 +6,10 @@ use crate::chain::MAX_MODELS;
 use crate::estimate::PairEvidence;
 use crate::ids::{ModelId, Slot};
 use crate::policy::{PairReport, PassReport, RowReport};
+use crate::profile::PassShape;
 use crate::record::{PassRecord, RoundRecord, Sink, Status, Verdict, VerificationRecord, Wants};
 use crate::sequence::Stage;
-use crate::units::Time;
+use crate::units::{Span, Time};
 
 /// What the rows of a pass added up to.
 #[derive(Clone, Copy, Default)]
@@ -33,6 +34,9 @@ impl Replica {
         debug_assert!(self.pass.busy, "begin comes before finish");
         self.fits(outcome)?;
         let wants = self.wants(sink);
+        if !outcome.earlier.is_empty() {
+            self.run_on(now, outcome, sink);
+        }
         let (model, shape) = (self.pass.model, self.pass.shape);
         let tick = self.tick;
         self.pass.busy = false;
@@ -46,53 +50,95 @@ impl Replica {
             self.take(now, tick, row, *result, &mut committed, wants, backend, sink);
         }
         self.pass.rows = rows;
+        for report in &self.pair_reports {
+            self.evidence.pair_mut(report.drafter, report.verifier).add(&report.seen, tick);
+        }
+        let queued = self.waiting.len();
+        self.account(now, tick, model, &shape, outcome.duration, queued, committed, sink);
+        Ok(())
+    }
 
-        let believed = self.costs.observe(model, &shape, outcome.duration);
-        self.tally.predicted_seconds += believed;
-        self.tally.observed_seconds += outcome.duration.seconds();
-        self.tally.pass(model, &shape, outcome.duration);
-        let span = outcome.duration.nanos() as f64;
-        let (queued, running, used) = (self.waiting.len(), self.running, self.kv.used());
+    /// Ends the draft passes that were run at once before the last: each counts as if it had been
+    /// a tick of its own.
+    fn run_on<S: Sink + ?Sized>(&mut self, now: Time, outcome: &PassOutcome, sink: &mut S) {
+        let mut end = Time::from_nanos(now.nanos() - outcome.total().nanos());
+        self.pair_reports.clear();
+        self.row_reports.clear();
+        for &duration in &outcome.earlier {
+            end += duration;
+            let (tick, shape) = (self.tick, self.pass.shape);
+            self.tick += 1;
+            // An arrival would have cut the run: nobody came since it began.
+            let queued = self.pass.queued;
+            self.account(end, tick, self.pass.model, &shape, duration, queued, Committed::default(), sink);
+            self.pass.shape = shape.draft_after();
+        }
+        let cohort = &mut self.pass.cohorts[0];
+        cohort.drafted += outcome.earlier.len() as u8;
+        cohort.context_tokens = self.pass.shape.context_tokens;
+        cohort.fresh = false;
+        self.pass.cohort_tokens[0] = self.pass.shape.new_tokens;
+    }
+
+    /// Tallies a pass, records it, and teaches the profile and the policy.
+    #[allow(clippy::too_many_arguments, reason = "all that there is to say of a pass, once per pass")]
+    #[inline]
+    fn account<S: Sink + ?Sized>(
+        &mut self,
+        now: Time,
+        tick: u64,
+        model: ModelId,
+        shape: &PassShape,
+        duration: Span,
+        queued: u32,
+        committed: Committed,
+        sink: &mut S,
+    ) {
+        if self.needs.costs {
+            self.tally.predicted_seconds += self.costs.observe(model, shape, duration);
+            self.tally.observed_seconds += duration.seconds();
+        }
+        self.tally.pass(model, shape, duration);
+        let span = duration.nanos() as f64;
+        let (running, used) = (self.running, self.kv.used());
         let stretch = self.tally.series.at(now);
         stretch.busy_nanos += span;
         stretch.queued += span * f64::from(queued);
         stretch.running += span * f64::from(running);
         stretch.kv_blocks += span * used as f64;
         stretch.tokens += u64::from(committed.tokens);
-        if wants.passes {
-            let start = Time::from_nanos(now.nanos() - outcome.duration.nanos());
-            let duration = outcome.duration;
+        if self.wants(sink).passes {
+            let start = Time::from_nanos(now.nanos() - duration.nanos());
             sink.pass(&PassRecord {
                 replica: self.id,
                 tick,
                 model,
                 start,
                 duration,
-                shape,
+                shape: *shape,
                 queued,
                 running,
                 kv_blocks_used: used,
             });
         }
-        for report in &self.pair_reports {
-            self.evidence.pair_mut(report.drafter, report.verifier).add(&report.seen, tick);
-        }
         self.policy.learn(&PassReport {
             now,
             tick,
             model,
-            shape,
-            duration: outcome.duration,
+            shape: *shape,
+            duration,
             committed: committed.tokens,
             rounds: committed.rounds,
             pairs: &self.pair_reports,
             rows: &self.row_reports,
         });
-        Ok(())
     }
 
     fn fits(&self, outcome: &PassOutcome) -> Result<(), ReplicaError> {
         let error = |what, expected, got| Err(ReplicaError::Outcome { tick: self.tick, what, expected, got });
+        if outcome.earlier.len() >= usize::from(self.pass.run_length) {
+            return error("passes run at once", usize::from(self.pass.run_length), outcome.earlier.len() + 1);
+        }
         if outcome.rows.len() != self.pass.rows.len() {
             return error("row outcomes", self.pass.rows.len(), outcome.rows.len());
         }

@@ -166,6 +166,9 @@ struct CurrentPass {
     /// Tokens of each cohort's rows in this pass.
     cohort_tokens: Vec<u32>,
     rows: Vec<Row>,
+    run_length: u8,
+    /// Requests that waited when it began.
+    queued: u32,
 }
 
 /// The pass that runs now, as the backend sees it.
@@ -214,6 +217,10 @@ impl Pass for PassView<'_> {
 
     fn rows(&self) -> &[Row] {
         &self.pass.rows
+    }
+
+    fn run_length(&self) -> u8 {
+        self.pass.run_length
     }
 }
 

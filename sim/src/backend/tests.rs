@@ -55,7 +55,7 @@ impl Bench {
     /// A fill of level 0: the tokens it drafts, and whether the last is a stop token.
     fn draft(&mut self, slot: u32, plan: &ChainPlan, committed: u32, ahead: u32) -> (u32, bool) {
         for drafted in 0..plan.windows()[0] {
-            let row = self.row(slot, plan, committed, ahead, Work::Draft { drafted });
+            let row = self.row(slot, plan, committed, ahead + u32::from(drafted), Work::Draft { drafted });
             let fill = Fill { cohort: 0, plan: *plan, drafted, slots: &[Slot(slot)] };
             let mut ends = Vec::new();
             with_law!(&self.source, law => self.contents.drafts(law, &fill, |_| row, &mut ends));
@@ -378,7 +378,7 @@ fn stop_tokens_are_found_in_a_cohort_and_forgotten_with_their_sequence() {
     let slots: Vec<Slot> = [5, 2, 7, 1].map(Slot).to_vec();
     let pass = |bench: &mut Bench, drafted| {
         let rows: Vec<Row> =
-            slots.iter().map(|s| bench.row(s.0, &plan, 10, 0, Work::Draft { drafted })).collect();
+            slots.iter().map(|s| bench.row(s.0, &plan, 10, u32::from(drafted), Work::Draft { drafted })).collect();
         let fill = Fill { cohort: 3, plan, drafted, slots: &slots };
         let mut ends = Vec::new();
         with_law!(&bench.source, law => bench.contents.drafts(law, &fill, |i| rows[i], &mut ends));
@@ -434,6 +434,9 @@ fn probes_see_the_similarity_of_the_committed_text() {
 struct Scripted(Vec<Row>);
 
 impl Pass for Scripted {
+    fn run_length(&self) -> u8 {
+        1
+    }
     fn model(&self) -> ModelId {
         ModelId(1)
     }

@@ -1,8 +1,8 @@
 //! Runs inference-lab's engine over several workers of one configuration file.
 //!
-//! `inference-lab-replicas CONFIG.toml WORKERS` prints what the simulation did. The loop is that of its own
-//! `Simulator` (arrivals no later than the next event, one step at a time) without its metrics, so nothing
-//! but the engine is timed.
+//! `inference-lab-replicas CONFIG.toml WORKERS` makes WORKERS engines of one GPU each of the file's, and prints
+//! what they did. The loop is that of its own `Simulator` (arrivals no later than the next event, one step at a
+//! time) without its metrics, so nothing but the engine is timed.
 
 use inference_lab::config::{ClusterSpec, Config};
 use inference_lab::request::RequestGenerator;
@@ -12,7 +12,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut args = std::env::args().skip(1);
     let path = args.next().ok_or("usage: inference-lab-replicas CONFIG.toml WORKERS")?;
     let workers = args.next().map_or(Ok(1), |text| text.parse())?;
-    let config = Config::from_file(&path)?;
+    let mut config = Config::from_file(&path)?;
+    // One GPU each, with a KV cache and as many sequences as our replicas have.
+    config.parallel.tp = 1;
+    config.hardware.kv_cache_capacity = 0; // finalize() sizes it again.
+    config.scheduler.max_num_seqs = 256;
+    config.finalize();
+    let config = config;
     let cluster = ClusterSpec {
         hardware: config.hardware.clone(),
         parallel: config.parallel.clone(),

@@ -284,7 +284,7 @@ impl Policy for SpecRouter {
     }
 
     fn needs(&self) -> Needs {
-        Needs { rows: self.parameters.per_request }
+        Needs { rows: self.parameters.per_request, costs: true }
     }
 
     fn plan(&mut self, ask: &Ask<'_>, plan: &mut Plan) {
