@@ -146,7 +146,9 @@ fn run(scenario: &str) -> Value {
     std::fs::create_dir_all(&folder).expect("the temporary folder can be made");
     let file = folder.join("scenario.yaml");
     std::fs::write(&file, scenario).expect("the scenario can be written");
-    let result = Command::new(env!("CARGO_BIN_EXE_specrouter"))
+    // SPECROUTER names another build of the program, so that this one may be rebuilt meanwhile.
+    let program = std::env::var("SPECROUTER").unwrap_or_else(|_| env!("CARGO_BIN_EXE_specrouter").into());
+    let result = Command::new(program)
         .args(["run", "--format", "json", "--quiet", "--out"])
         .arg(folder.join("out"))
         .arg(&file)

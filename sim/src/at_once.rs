@@ -153,7 +153,11 @@ fn draft_passes_run_at_once_are_the_same_run() {
             assert_eq!(fused.requests, single.requests, "{}", policy.name());
             assert_eq!(fused.rounds.len(), single.rounds.len());
             let differ = fused.passes.iter().zip(&single.passes).find(|(a, b)| a != b);
-            assert!(differ.is_none() && fused.passes.len() == single.passes.len(), "{}: {differ:?}", policy.name());
+            assert!(
+                differ.is_none() && fused.passes.len() == single.passes.len(),
+                "{}: {differ:?}",
+                policy.name()
+            );
         }
     }
 }

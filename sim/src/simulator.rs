@@ -157,7 +157,11 @@ impl<B: Backend> Simulator<B> {
     }
 
     /// Packs and prices the next pass of a replica; answers when it ends.
-    fn start<S: Sink + ?Sized>(&mut self, index: u32, sink: &mut S) -> Result<Option<End>, SimError<B::Error>> {
+    fn start<S: Sink + ?Sized>(
+        &mut self,
+        index: u32,
+        sink: &mut S,
+    ) -> Result<Option<End>, SimError<B::Error>> {
         let server = &mut self.servers[index as usize];
         server.entry = u64::MAX;
         if !server.replica.begin(self.now, &mut server.backend, sink)? {

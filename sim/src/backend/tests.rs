@@ -377,8 +377,10 @@ fn stop_tokens_are_found_in_a_cohort_and_forgotten_with_their_sequence() {
     }
     let slots: Vec<Slot> = [5, 2, 7, 1].map(Slot).to_vec();
     let pass = |bench: &mut Bench, drafted| {
-        let rows: Vec<Row> =
-            slots.iter().map(|s| bench.row(s.0, &plan, 10, u32::from(drafted), Work::Draft { drafted })).collect();
+        let rows: Vec<Row> = slots
+            .iter()
+            .map(|s| bench.row(s.0, &plan, 10, u32::from(drafted), Work::Draft { drafted }))
+            .collect();
         let fill = Fill { cohort: 3, plan, drafted, slots: &slots };
         let mut ends = Vec::new();
         with_law!(&bench.source, law => bench.contents.drafts(law, &fill, |i| rows[i], &mut ends));

@@ -193,7 +193,8 @@ impl SpecRouter {
             }
         }
         let best = self.found.iter().copied().min_by(|a, b| a.price.total_cmp(&b.price));
-        let kept = present.map(|plan| charged(plan, self.search.price(&plan, &alpha, &batch, &seconds, Pricing::Lockstep)));
+        let kept = present
+            .map(|plan| charged(plan, self.search.price(&plan, &alpha, &batch, &seconds, Pricing::Lockstep)));
         let alone = || decision(ChainPlan::target_only(target), 0.0, 0.0, f64::INFINITY, rows);
         (best.unwrap_or_else(alone), kept)
     }

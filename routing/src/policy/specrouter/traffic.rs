@@ -63,7 +63,14 @@ impl Traffic {
 
     /// `round_seconds` of `plan` for `rows` rows over a mean context, with the prompts that come
     /// meanwhile.
-    pub fn with_prompts(&self, costs: &dyn PassCosts, plan: &ChainPlan, rows: u32, context: u64, round_seconds: f64) -> f64 {
+    pub fn with_prompts(
+        &self,
+        costs: &dyn PassCosts,
+        plan: &ChainPlan,
+        rows: u32,
+        context: u64,
+        round_seconds: f64,
+    ) -> f64 {
         if self.prefills < 0.5 {
             return round_seconds;
         }

@@ -1,0 +1,165 @@
+//! What a draw, a price, a decision and a round cost. `cargo bench --bench speed` prints the table.
+//!
+//! The figures of `round` are per sequence-round: the whole loop, acceptance drawn per token, prices
+//! of an H100, divided by the rounds committed (divan's item counter is rounds).
+#![allow(clippy::unwrap_used, reason = "a bench that cannot be set up has nothing to measure")]
+
+use std::sync::Arc;
+
+use divan::Bencher;
+use divan::counter::ItemsCount;
+use specrouter_routing::chain::ChainPlan;
+use specrouter_routing::dispatch::DispatcherConfig;
+use specrouter_routing::ids::{ClassId, ModelId, ReplicaId, RequestId};
+use specrouter_routing::luck::{Luck, Stream};
+use specrouter_routing::policy::price::{AlphaMatrix, Batch, Candidates, Pricing};
+use specrouter_routing::policy::search::{Limits as SearchLimits, Search};
+use specrouter_routing::policy::{PolicyConfig, PolicyPool, StaticConfig};
+use specrouter_routing::profile::{Corrected, DataSheet, ModelSpec, PassCosts, PassShape};
+use specrouter_routing::record::{RequestRecord, Sink};
+use specrouter_routing::replica::{Limits, Replica};
+use specrouter_routing::request::{Request, Truth};
+use specrouter_routing::slo::Slo;
+use specrouter_routing::units::{Probability, Time};
+use specrouter_sim::acceptance::{AcceptanceConfig, Source};
+use specrouter_sim::backend::SimBackend;
+use specrouter_sim::cost::{CostModel, HardwareSpec};
+use specrouter_sim::drive::{Bounds, open_loop};
+use specrouter_sim::simulator::Simulator;
+
+fn main() {
+    divan::main();
+}
+
+fn models() -> Vec<ModelSpec> {
+    let texts = [
+        include_str!("../scenarios/catalog/models/llama-68m.yaml"),
+        include_str!("../scenarios/catalog/models/llama-3.2-1b.yaml"),
+        include_str!("../scenarios/catalog/models/llama-3.1-8b.yaml"),
+    ];
+    texts.iter().map(|text| serde_yaml::from_str(text).unwrap()).collect()
+}
+
+fn hardware() -> HardwareSpec {
+    serde_yaml::from_str(include_str!("../scenarios/catalog/hardware/h100-sxm.yaml")).unwrap()
+}
+
+#[divan::bench]
+fn luck_draw(bencher: Bencher<'_, '_>) {
+    let draws = Luck::new(1).stream(Stream::Acceptance);
+    let mut position = 0;
+    bencher.bench_local(|| {
+        position += 1;
+        draws.uniform(divan::black_box(17), position)
+    });
+}
+
+#[divan::bench]
+fn price_of_a_pass(bencher: Bencher<'_, '_>) {
+    let costs = CostModel::roofline(&models(), &hardware(), 1, Luck::new(1)).unwrap();
+    let shape = PassShape::uniform(64, 4, 900);
+    bencher.bench_local(|| costs.price(ModelId(2), divan::black_box(&shape), (0, 0)));
+}
+
+#[divan::bench(args = [1, 16, 64, 256])]
+fn search_of_three_models(bencher: Bencher<'_, '_>, rows: u32) {
+    let sheet = DataSheet::new(&models(), &hardware().sheet, 1);
+    let mut alpha = AlphaMatrix::uniform(0.55);
+    alpha.set(ModelId(1), ModelId(2), 0.8);
+    let mut search = Search::new();
+    let seconds = |model: ModelId, shape: &PassShape| sheet.seconds(model, shape);
+    bencher.bench_local(|| {
+        let batch = Batch::of(divan::black_box(rows), 900.0);
+        let found = search.run(
+            &Candidates::all(3),
+            &alpha,
+            &batch,
+            &seconds,
+            &SearchLimits::default(),
+            Pricing::Lockstep,
+        );
+        found[0].plan.block()
+    });
+}
+
+struct Nothing;
+impl Sink for Nothing {
+    fn request(&mut self, _: &RequestRecord) {}
+}
+
+/// Runs `rows` sequences of 400 tokens on each of `replicas` replicas; answers the rounds.
+fn rounds(policy: &PolicyConfig, replicas: u32, rows: u32) -> u64 {
+    let luck = Luck::new(3);
+    let pool = models();
+    let names: Vec<String> = pool.iter().map(|model| model.name.clone()).collect();
+    let view = PolicyPool { names: &names, candidates: Candidates::all(3), max_block: 32 };
+    let costs = Arc::new(CostModel::roofline(&pool, &hardware(), 1, luck).unwrap());
+    let p = |value: f64| Probability::new(value).unwrap();
+    let pair = |name: &str, value| (name.to_owned(), p(value));
+    let matrix = [
+        (names[0].clone(), [pair(&names[1], 0.62), pair(&names[2], 0.6)].into_iter().collect()),
+        (names[1].clone(), [pair(&names[2], 0.8)].into_iter().collect()),
+    ];
+    let config = AcceptanceConfig::Constant(matrix.into_iter().collect());
+    let source = Arc::new(Source::resolve(&config, &pool, &["all".into()]).unwrap());
+    let belief: Arc<dyn PassCosts> = Arc::new(DataSheet::new(&pool, &hardware().sheet, 1));
+    let limits = Limits {
+        max_running: rows,
+        token_budget: 8192,
+        max_block: 32,
+        hold_passes: None,
+        context: 1 << 16,
+        by_priority: false,
+    };
+    let servers = (0..replicas).map(|id| {
+        let id = ReplicaId(id);
+        let policy = policy.build(&view).unwrap();
+        let believed = Corrected::new(Arc::clone(&belief));
+        let replica = Replica::new(id, limits.clone(), &[1 << 18; 3], 16, policy, believed).unwrap();
+        (replica, SimBackend::new(Arc::clone(&source), Arc::clone(&costs), luck, id))
+    });
+    let dispatcher = DispatcherConfig::RoundRobin.build(luck.stream(Stream::Dispatch));
+    let mut simulator = Simulator::new(servers.collect(), dispatcher);
+    let requests = (0..u64::from(rows * replicas)).map(|id| Request {
+        id: RequestId(id),
+        class: ClassId(0),
+        arrival: Time::ZERO,
+        prompt_tokens: 500,
+        limit: 4096,
+        priority: 0,
+        slo: Slo::default(),
+        truth: Truth::new(400),
+    });
+    let mut watch = |_| true;
+    open_loop(&mut simulator, requests, &mut Bounds { horizon: None, watch: &mut watch }, &mut Nothing).unwrap();
+    simulator.close(&mut Nothing).rounds
+}
+
+fn two_levels() -> PolicyConfig {
+    let chain = ["llama-68m", "llama-3.1-8b"].map(String::from).to_vec();
+    PolicyConfig::Static(StaticConfig { chain, windows: vec![5], stop: None })
+}
+
+#[divan::bench(args = [4, 64, 256], sample_count = 20)]
+fn round_two_levels(bencher: Bencher<'_, '_>, rows: u32) {
+    let policy = two_levels();
+    let count = rounds(&policy, 4, rows);
+    bencher.counter(ItemsCount::new(count)).bench_local(|| rounds(&policy, 4, rows));
+}
+
+#[divan::bench(args = [4, 64, 256], sample_count = 20)]
+fn round_specrouter(bencher: Bencher<'_, '_>, rows: u32) {
+    let policy = PolicyConfig::by_name("specrouter").unwrap();
+    let count = rounds(&policy, 4, rows);
+    bencher.counter(ItemsCount::new(count)).bench_local(|| rounds(&policy, 4, rows));
+}
+
+#[divan::bench(args = [1, 16, 1024], sample_count = 5)]
+fn round_by_replicas(bencher: Bencher<'_, '_>, replicas: u32) {
+    let policy = two_levels();
+    let count = rounds(&policy, replicas, 16);
+    bencher.counter(ItemsCount::new(count)).bench_local(|| rounds(&policy, replicas, 16));
+}
+
+/// A plan is what the loop copies most.
+const _: () = assert!(size_of::<ChainPlan>() <= 24);
