@@ -131,7 +131,8 @@ fn rounds(policy: &PolicyConfig, replicas: u32, rows: u32) -> u64 {
         truth: Truth::new(400),
     });
     let mut watch = |_| true;
-    open_loop(&mut simulator, requests, &mut Bounds { horizon: None, watch: &mut watch }, &mut Nothing).unwrap();
+    open_loop(&mut simulator, requests, &mut Bounds { horizon: None, watch: &mut watch }, &mut Nothing)
+        .unwrap();
     simulator.close(&mut Nothing).rounds
 }
 

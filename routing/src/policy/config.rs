@@ -163,7 +163,7 @@ impl Default for SpecRouterConfig {
             initial_acceptance: seven_tenths(),
             probe_rounds: 32,
             max_window: 8,
-            hysteresis: Probability::new(0.01).expect("0.01 is a probability"),
+            hysteresis: Probability::new(0.005).expect("0.005 is a probability"),
             mapping: Vec::new(),
         }
     }
@@ -480,7 +480,7 @@ pub const fn catalog() -> &'static [PolicyEntry] {
                 ("initial_acceptance", "0.7", "acceptance believed of a pair never seen"),
                 ("probe_rounds", "32", "rounds between looks at stale pairs"),
                 ("max_window", "8", "longest window of a level in tokens"),
-                ("hysteresis", "0.01", "share by which a new plan must be better"),
+                ("hysteresis", "0.005", "share by which a new plan must be better"),
                 ("mapping", "identity", "f: points [similarity, acceptance]"),
             ],
         },

@@ -10,8 +10,10 @@ const NEWS: f64 = 0.01;
 /// What an unseen pair may turn out to be at best.
 const BEST_UNSEEN: f64 = 0.95;
 /// How far a stale pair may have risen, at most, and the rounds after which it may have.
-const DRIFT: f64 = 0.08;
+const DRIFT: f64 = 0.1;
 const DRIFT_ROUNDS: f64 = 1024.0;
+/// Positions' worth of trust in the prior: what one request says of a pair is not the pair.
+const PRIOR: f64 = 32.0;
 
 /// Moving averages of similarity, mapped to acceptance by f and bounded by the triangle.
 pub(super) struct Beliefs {
@@ -21,6 +23,8 @@ pub(super) struct Beliefs {
     /// f as points (similarity, acceptance); empty is the identity.
     mapping: Vec<(f64, f64)>,
     similarity: [[Ema; MAX_MODELS]; MAX_MODELS],
+    /// Positions ever seen of a pair.
+    positions: [[f64; MAX_MODELS]; MAX_MODELS],
     told: [[f64; MAX_MODELS]; MAX_MODELS],
     /// Round of the newest news of a pair.
     seen_at: [[u64; MAX_MODELS]; MAX_MODELS],
@@ -35,6 +39,7 @@ impl Beliefs {
             initial,
             mapping,
             similarity: [[Ema::EMPTY; MAX_MODELS]; MAX_MODELS],
+            positions: [[0.0; MAX_MODELS]; MAX_MODELS],
             told: [[initial; MAX_MODELS]; MAX_MODELS],
             seen_at: [[0; MAX_MODELS]; MAX_MODELS],
             version: 0,
@@ -46,8 +51,9 @@ impl Beliefs {
         let (d, v) = (drafter.index(), verifier.index());
         let first = self.similarity[d][v].get().is_none();
         self.similarity[d][v].add(mean, positions as f64, self.half_life);
+        self.positions[d][v] += positions as f64;
         self.seen_at[d][v] = round;
-        let now = self.similarity[d][v].get().unwrap_or(self.initial);
+        let now = self.seen(d, v).unwrap_or(self.initial);
         if first || (now - self.told[d][v]).abs() > NEWS {
             self.told[d][v] = now;
             self.version += 1;
@@ -72,30 +78,38 @@ impl Beliefs {
         })
     }
 
-    /// The acceptance of every pair at its best: what a look might find.
+    /// The acceptance of every pair at its best: what a look might find. A pair may be two standard
+    /// errors better than the few positions seen of it say, and may have risen since.
     pub fn optimistic(&self, round: u64) -> AlphaMatrix {
-        self.matrix(|seen_at, seen, (_, high)| match seen {
-            Some(value) => (value + DRIFT * ((round - seen_at) as f64 / DRIFT_ROUNDS).min(1.0)).min(1.0),
+        self.matrix(|(d, v), seen, (_, high)| match seen {
+            Some(value) => {
+                let unsure = 1.0 / libm::sqrt(self.positions[d][v] + PRIOR);
+                let stale = ((round - self.seen_at[d][v]) as f64 / DRIFT_ROUNDS).min(1.0);
+                (value + unsure + DRIFT * stale).min(1.0)
+            }
             None => high.min(BEST_UNSEEN),
         })
     }
 
     /// The believed acceptance of one pair.
     pub fn pair(&self, drafter: ModelId, verifier: ModelId) -> f64 {
-        self.similarity[drafter.index()][verifier.index()].get().map_or(self.initial, |s| self.map(s))
+        self.seen(drafter.index(), verifier.index()).unwrap_or(self.initial)
     }
 
-    fn matrix(&self, value: impl Fn(u64, Option<f64>, (f64, f64)) -> f64) -> AlphaMatrix {
+    /// The mapped average of a pair that was seen, drawn to the prior while little was.
+    fn seen(&self, drafter: usize, verifier: usize) -> Option<f64> {
+        let (similarity, n) = (self.similarity[drafter][verifier].get()?, self.positions[drafter][verifier]);
+        Some((n * self.map(similarity) + PRIOR * self.initial) / (n + PRIOR))
+    }
+
+    /// Every pair's value from its indices, what was seen of it, and the triangle's bounds.
+    fn matrix(&self, value: impl Fn((usize, usize), Option<f64>, (f64, f64)) -> f64) -> AlphaMatrix {
         let mut out = AlphaMatrix::uniform(self.initial);
         for verifier in 1..self.models {
             for drafter in 0..verifier {
-                let seen = self.similarity[drafter][verifier].get();
                 let (low, high) = self.bounds(drafter, verifier);
-                let alpha = value(
-                    self.seen_at[drafter][verifier],
-                    seen.map(|s| self.map(s)),
-                    (self.map(low), self.map(high)),
-                );
+                let bounds = (self.map(low), self.map(high));
+                let alpha = value((drafter, verifier), self.seen(drafter, verifier), bounds);
                 out.set(ModelId(drafter as u8), ModelId(verifier as u8), alpha);
             }
         }
@@ -143,8 +157,8 @@ mod tests {
     #[test]
     fn a_pair_never_seen_lies_within_the_triangle_of_those_seen() {
         let mut beliefs = Beliefs::new(3, 64.0, 0.7, Vec::new());
-        beliefs.learn(id(0), id(2), 0.55, 1000, 1);
-        beliefs.learn(id(1), id(2), 0.92, 1000, 1);
+        beliefs.learn(id(0), id(2), 0.55, 1_000_000, 1);
+        beliefs.learn(id(1), id(2), 0.92, 1_000_000, 1);
         let alpha = beliefs.expected(0.0).get(id(0), id(1));
         assert!((alpha - 0.63).abs() < 1e-9, "at most 1 − (0.45 − 0.08): {alpha}");
         assert!((beliefs.optimistic(1).get(id(0), id(1)) - 0.63).abs() < 1e-9);
@@ -152,10 +166,26 @@ mod tests {
     }
 
     #[test]
+    fn a_pair_of_which_little_was_seen_may_be_better_than_it_looked() {
+        let mut beliefs = Beliefs::new(2, 64.0, 0.7, Vec::new());
+        beliefs.learn(id(0), id(1), 0.4, 12, 1);
+        let (little, hope) = (beliefs.pair(id(0), id(1)), beliefs.optimistic(1).get(id(0), id(1)));
+        assert!(little > 0.6 && hope > little + 0.1, "{little} {hope}");
+        beliefs.learn(id(0), id(1), 0.4, 100_000, 2);
+        let (much, hope) = (beliefs.pair(id(0), id(1)), beliefs.optimistic(2).get(id(0), id(1)));
+        assert!((much - 0.4).abs() < 1e-3 && hope < much + 0.01, "{much} {hope}");
+        let later = beliefs.optimistic(5000).get(id(0), id(1));
+        assert!((later - much - DRIFT).abs() < 0.01, "it may have risen since: {later}");
+    }
+
+    #[test]
     fn a_mapping_bends_similarity_into_acceptance() {
         let mut beliefs = Beliefs::new(2, 64.0, 0.7, vec![(0.2, 0.1), (0.6, 0.5), (1.0, 1.0)]);
-        beliefs.learn(id(0), id(1), 0.8, 10, 1);
-        assert!((beliefs.pair(id(0), id(1)) - 0.75).abs() < 1e-12);
+        beliefs.learn(id(0), id(1), 0.8, 32, 1);
+        assert!(
+            (beliefs.pair(id(0), id(1)) - (0.75 + 0.7) / 2.0).abs() < 1e-12,
+            "half trust after 32 positions"
+        );
         assert!((beliefs.map(0.0) - 0.1).abs() < 1e-12 && (beliefs.map(0.4) - 0.3).abs() < 1e-12);
     }
 }

@@ -22,7 +22,7 @@ use traffic::Traffic;
 /// Sequences planned for each search at most: it keeps a decision under 150 ns a row.
 const ROWS_PER_SEARCH: u64 = 256;
 /// Rounds that a newly joined model is expected to stay: its catch-up is charged over them.
-const STAY_ROUNDS: f64 = 64.0;
+const STAY_ROUNDS: f64 = 512.0;
 /// Looks that found nothing new double the time to the next, up to this factor.
 const MOST_PATIENCE: u64 = 64;
 /// `per_request` tells sequences apart by how far their acceptance is from their pair's, in this
