@@ -80,7 +80,7 @@ pub fn simulate<S: Sink>(
 ///
 /// # Errors
 /// As [`simulate`].
-pub fn capacity(scenario: &Scenario) -> anyhow::Result<f64> {
+pub fn capacity(scenario: &Scenario, watch: &mut dyn FnMut(Progress) -> bool) -> anyhow::Result<f64> {
     let users = scenario.limits.max_running;
     let requests = 8 * users.max(16);
     let workload = scenario.in_closed_loop(users, requests)?;
@@ -90,7 +90,7 @@ pub fn capacity(scenario: &Scenario) -> anyhow::Result<f64> {
     let policy = specrouter_routing::policy::PolicyConfig::TargetOnly;
     let arm = Arm { name: "target_only".into(), policy, members, other_output: false };
     let mut ends = Ends::default();
-    simulate(&single, &arm, &workload, scenario.raw.seed, &mut ends, &mut |_| true)?;
+    simulate(&single, &arm, &workload, scenario.raw.seed, &mut ends, watch)?;
     let (first, last) = (ends.0.len() / 4, ends.0.len() * 3 / 4);
     let span = ends.0.get(last).zip(ends.0.get(first)).map(|(l, f)| l.seconds() - f.seconds());
     match span {

@@ -300,9 +300,8 @@ fn distributions(result: &SeedResult, facts: &Facts) -> (Summary, [Cdf; 3]) {
         drafted_tokens: tally.drafted_tokens,
         accepted_tokens: tally.accepted_tokens,
         pairs: tally
-            .pairs
-            .iter()
-            .map(|(&(drafter, verifier), pair)| {
+            .pairs()
+            .map(|((drafter, verifier), pair)| {
                 pair_summary(name(&facts.pool, drafter.index()), name(&facts.pool, verifier.index()), pair)
             })
             .collect(),
@@ -524,7 +523,8 @@ pub(crate) mod tests {
     fn prefill_rounds_do_not_count_towards_the_accepted_length() {
         // Two requests: 2 prefill rounds with 1 token each, then 4 rounds with 12 tokens.
         let requests = [request(0, 0, 100, 500, 7), request(1, 0, 100, 500, 7)];
-        let tally = Tally { rounds: 6, emitted_tokens: 14, ..Tally::new(2) };
+        let mut tally = Tally::new(2);
+        (tally.rounds, tally.emitted_tokens) = (6, 14);
         let s = summarize(&result(&requests, tally), &facts());
         assert_eq!((s.rounds, s.accepted_length), (4, Some(3.0)));
     }
@@ -532,7 +532,7 @@ pub(crate) mod tests {
     #[test]
     fn acceptance_counts_rejections_and_not_full_blocks_as_failures() {
         let mut tally = Tally::new(2);
-        let pair = tally.pairs.entry((ModelId(0), ModelId(1))).or_default();
+        let pair = tally.pair_mut(ModelId(0), ModelId(1));
         pair.add(4, 4, 4, 3.6); // censored: at least 4
         pair.add(4, 1, 2, 1.2); // one failure
         pair.add(4, 0, 1, 0.2); // one failure

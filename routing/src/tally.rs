@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::chain::MAX_BLOCK;
+use crate::chain::{MAX_BLOCK, MAX_MODELS};
 use crate::ids::ModelId;
 use crate::profile::PassShape;
 use crate::units::{Span, Time};
@@ -285,8 +285,8 @@ impl Stretch {
 pub struct Tally {
     /// By model of the pool.
     pub models: Vec<ModelTally>,
-    /// By `(drafter, verifier)`.
-    pub pairs: BTreeMap<(ModelId, ModelId), PairTally>,
+    /// By drafter × [`MAX_MODELS`] + verifier; `None` where nothing was verified.
+    pairs: Vec<Option<Box<PairTally>>>,
     /// Gaps between deliveries.
     pub gaps: GapTally,
     /// The run over time.
@@ -320,6 +320,27 @@ impl Tally {
         Self { models: vec![ModelTally::default(); models], ..Self::default() }
     }
 
+    /// Every pair that was verified, as `((drafter, verifier), tally)`.
+    pub fn pairs(&self) -> impl Iterator<Item = ((ModelId, ModelId), &PairTally)> {
+        let id = |index: usize| ModelId(index as u8);
+        let key = move |index: usize| (id(index / MAX_MODELS), id(index % MAX_MODELS));
+        self.pairs.iter().enumerate().filter_map(move |(index, pair)| Some((key(index), pair.as_deref()?)))
+    }
+
+    /// One pair.
+    pub fn pair(&self, drafter: ModelId, verifier: ModelId) -> Option<&PairTally> {
+        self.pairs.get(drafter.index() * MAX_MODELS + verifier.index())?.as_deref()
+    }
+
+    /// One pair, to add to.
+    #[inline]
+    pub fn pair_mut(&mut self, drafter: ModelId, verifier: ModelId) -> &mut PairTally {
+        if self.pairs.is_empty() {
+            self.pairs.resize_with(MAX_MODELS * MAX_MODELS, || None);
+        }
+        self.pairs[drafter.index() * MAX_MODELS + verifier.index()].get_or_insert_default()
+    }
+
     /// One pass.
     #[inline]
     pub fn pass(&mut self, model: ModelId, shape: &PassShape, duration: Span) {
@@ -347,8 +368,8 @@ impl Tally {
             a.proposed_tokens += b.proposed_tokens;
             a.kept_tokens += b.kept_tokens;
         }
-        for (pair, tally) in &other.pairs {
-            self.pairs.entry(*pair).or_default().merge(tally);
+        for ((drafter, verifier), tally) in other.pairs() {
+            self.pair_mut(drafter, verifier).merge(tally);
         }
         self.gaps.merge(&other.gaps);
         self.series.merge(other.series);

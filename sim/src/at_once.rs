@@ -119,7 +119,7 @@ fn run(policy: &PolicyConfig, replicas: u32, gap: u64, one_by_one: bool) -> (Log
     let dispatcher = DispatcherConfig::LeastLoaded.build(luck.stream(Stream::Dispatch));
     let mut simulator = Simulator::new(servers.collect(), dispatcher);
     let draws = luck.stream(Stream::Test);
-    let arrivals = (0..60u64).map(|id| Request {
+    let arrivals = (0..400u64).map(|id| Request {
         id: RequestId(id),
         class: ClassId(0),
         arrival: Time::from_nanos(id * gap + draws.bits(id, 0) % gap),
@@ -145,8 +145,14 @@ fn draft_passes_run_at_once_are_the_same_run() {
         windows: vec![5, 4],
         stop: None,
     });
-    for policy in [static_deep, PolicyConfig::by_name("specrouter").unwrap()] {
-        for (replicas, gap) in [(1, 3_000_000_000), (3, 700_000_000), (2, 40_000_000)] {
+    // Long fills that arrivals cut, with ends in them.
+    let static_long = PolicyConfig::Static(specrouter_routing::policy::StaticConfig {
+        chain: ["1", "2"].map(String::from).to_vec(),
+        windows: vec![16],
+        stop: None,
+    });
+    for policy in [static_deep, static_long, PolicyConfig::by_name("specrouter").unwrap()] {
+        for (replicas, gap) in [(1, 3_000_000_000), (3, 700_000_000), (2, 40_000_000), (1, 900_000_000)] {
             let ((fused, events), (single, passes)) =
                 (run(&policy, replicas, gap, false), run(&policy, replicas, gap, true));
             assert!(events < passes, "{events} events for {passes} passes");

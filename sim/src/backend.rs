@@ -224,10 +224,14 @@ impl Contents {
         row: impl Fn(usize) -> Row,
         ends: &mut Vec<FillEnd>,
     ) {
+        if fill.drafted == 0 && !self.stops.is_empty() {
+            // These rows begin another fill. (A stop stays until then: the pass it was told for may be
+            // cut off by an arrival and run again.)
+            self.stops.retain(|stop| !fill.slots.contains(&stop.slot));
+        }
         if fill.drafted == 0 && self.near_count > 0 {
             for (index, &slot) in fill.slots.iter().enumerate() {
                 if self.near[slot.index()] {
-                    self.stops.retain(|stop| stop.slot != slot);
                     self.look_ahead(law, fill, &row(index));
                 }
             }
@@ -237,12 +241,10 @@ impl Contents {
         }
         let first = ends.len();
         let cohort = fill.cohort;
-        self.stops.retain(|stop| {
-            let due = stop.drafted == fill.drafted;
-            let index = due.then(|| fill.slots.iter().position(|&slot| slot == stop.slot)).flatten();
+        for stop in self.stops.iter().filter(|stop| stop.drafted == fill.drafted) {
+            let index = fill.slots.iter().position(|&slot| slot == stop.slot);
             ends.extend(index.map(|row| FillEnd { cohort, row: row as u32, stop_token: true }));
-            index.is_none()
-        });
+        }
         ends[first..].sort_unstable_by_key(|end| end.row);
     }
 

@@ -116,6 +116,12 @@ pub fn closed_loop<B: Backend, S: Sink + ?Sized>(
             }
             submitted += 1;
             events += 1;
+            // A refused request ends at once, so this loop alone may be long.
+            if events.is_multiple_of(LOOK)
+                && !(bounds.watch)(Progress { submitted, ended: sink.ended, events, now })
+            {
+                return Ok(Ended::Interrupted);
+            }
         }
         match simulator.next_time() {
             None => return Ok(Ended::Drained),

@@ -54,6 +54,8 @@ pub struct Simulator<B> {
     ends: BinaryHeap<End>,
     scheduled: u64,
     now: Time,
+    /// What all replicas count into.
+    tally: Box<Tally>,
 }
 
 impl<B: Backend> Simulator<B> {
@@ -69,12 +71,19 @@ impl<B: Backend> Simulator<B> {
                 entry: u64::MAX,
             })
             .collect();
+        let mut servers = servers;
+        // The first replica's tally, which knows the pool, is everybody's.
+        let mut tally = Box::default();
+        if let Some(first) = servers.first_mut() {
+            first.replica.swap_tally(&mut tally);
+        }
         Self {
             ends: BinaryHeap::with_capacity(servers.len()),
             servers,
             dispatcher,
             scheduled: 0,
             now: Time::ZERO,
+            tally,
         }
     }
 
@@ -136,7 +145,10 @@ impl<B: Backend> Simulator<B> {
         debug_assert!(time >= self.now, "the clock never goes back");
         self.now = time;
         let server = &mut self.servers[index as usize];
-        server.replica.finish(time, &server.outcome, &mut server.backend, sink)?;
+        server.replica.swap_tally(&mut self.tally);
+        let finished = server.replica.finish(time, &server.outcome, &mut server.backend, sink);
+        server.replica.swap_tally(&mut self.tally);
+        finished?;
         let next = self.start(index, sink)?;
         if let Some(mut top) = self.ends.peek_mut() {
             match next {
@@ -164,7 +176,10 @@ impl<B: Backend> Simulator<B> {
     ) -> Result<Option<End>, SimError<B::Error>> {
         let server = &mut self.servers[index as usize];
         server.entry = u64::MAX;
-        if !server.replica.begin(self.now, &mut server.backend, sink)? {
+        server.replica.swap_tally(&mut self.tally);
+        let begun = server.replica.begin(self.now, &mut server.backend, sink);
+        server.replica.swap_tally(&mut self.tally);
+        if !begun? {
             return Ok(None);
         }
         server.outcome.clear();
@@ -184,9 +199,8 @@ impl<B: Backend> Simulator<B> {
     /// Ends the run: what still runs or waits is recorded as such, and the replicas' tallies are
     /// added up.
     pub fn close<S: Sink + ?Sized>(self, sink: &mut S) -> Tally {
-        let mut tallies = self.servers.into_iter().map(|server| server.replica.close(sink));
-        let mut total = tallies.next().unwrap_or_default();
-        tallies.for_each(|tally| total.merge(tally));
+        let mut total = *self.tally;
+        self.servers.into_iter().for_each(|server| total.merge(server.replica.close(sink)));
         total
     }
 }

@@ -3,7 +3,7 @@
 use specrouter_routing::chain::ChainError;
 use specrouter_routing::policy::price::Candidates;
 use specrouter_routing::policy::{Policy, PolicyConfig, PolicyError, PolicyPool};
-use specrouter_routing::profile::ModelSpec;
+use specrouter_routing::profile::{ModelKind, ModelSpec};
 
 use super::{MOST_ARMS, ScenarioError};
 use crate::yaml::Document;
@@ -59,6 +59,13 @@ pub(super) fn resolve(
         let (members, other_output) = match policy {
             PolicyConfig::FixedModel(fixed) => {
                 match pool.iter().position(|model| model.name == fixed.model) {
+                    Some(member) if pool[member].kind != ModelKind::Model => {
+                        let message = format!(
+                            "{} cannot answer by itself: it is a draft head or a look-up",
+                            fixed.model
+                        );
+                        return Err(document.error(&place, message).into());
+                    }
                     // The target itself is `target_only` under another name.
                     Some(member) => (vec![member], member + 1 < pool.len()),
                     // The build below says so.

@@ -17,6 +17,8 @@ use crate::yaml::Document;
 
 /// Most bytes of a cost table.
 const MOST_BYTES: u64 = 64 << 20;
+/// Seconds that a pass may take: less is no time on the clock, more is no pass.
+const SECONDS: std::ops::RangeInclusive<f64> = 1e-9..=1e4;
 const COLUMNS: [&str; 5] = ["model", "rows", "new_tokens", "context_tokens", "seconds"];
 
 /// What passes cost, or what is believed of it.
@@ -166,6 +168,11 @@ fn measured(
                     linear.len()
                 );
                 return Err(document.error(&inside("linear"), message).into());
+            }
+            if let Some(odd) = linear.iter().position(|terms| !SECONDS.contains(&terms.pass_s.get())) {
+                let message =
+                    format!("expected 1e-9 to 1e4 seconds a pass, got {}", linear[odd].pass_s.get());
+                return Err(document.error(&inside(&format!("linear[{odd}].pass_s")), message).into());
             }
             Ok(Costs::Linear(linear.clone()))
         }

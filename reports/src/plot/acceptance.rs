@@ -61,7 +61,7 @@ pub(crate) fn figure(view: &View<'_>) -> Result<Option<Figure>, ReportError> {
 fn positions(arm: &ArmResult) -> Positions {
     let name = |i: usize| arm.pool.get(i).cloned().unwrap_or_else(|| i.to_string());
     let mut out: Positions = BTreeMap::new();
-    for ((drafter, verifier), pair) in arm.seeds.iter().flat_map(|seed| &seed.tally.pairs) {
+    for ((drafter, verifier), pair) in arm.seeds.iter().flat_map(|seed| seed.tally.pairs()) {
         let at = pair.by_position();
         let sum = out.entry((name(drafter.index()), name(verifier.index()))).or_default();
         if sum.len() < at.len() {

@@ -6,7 +6,7 @@ use crate::ids::{ClassId, ModelId, ReplicaId, RequestId, Slot};
 use crate::kv::Kv;
 use crate::profile::Corrected;
 use crate::replica::Limits;
-use crate::sequence::Sequence;
+use crate::sequence::{Cold, Sequence};
 use crate::slo::Slo;
 use crate::units::Time;
 
@@ -37,13 +37,14 @@ pub struct Ask<'a> {
     /// The scenario's limits.
     pub limits: &'a Limits,
     pub(crate) sequences: &'a [Sequence],
+    pub(crate) cold: &'a [Cold],
 }
 
 impl Ask<'_> {
     /// The sequence at `slot`.
     #[inline]
     pub fn request(&self, slot: Slot) -> RequestView<'_> {
-        RequestView { sequence: &self.sequences[slot.index()] }
+        RequestView { sequence: &self.sequences[slot.index()], cold: &self.cold[slot.index()] }
     }
 }
 
@@ -58,6 +59,7 @@ impl Ask<'_> {
 #[derive(Clone, Copy)]
 pub struct RequestView<'a> {
     sequence: &'a Sequence,
+    cold: &'a Cold,
 }
 
 impl RequestView<'_> {
@@ -73,12 +75,12 @@ impl RequestView<'_> {
 
     /// When it arrived.
     pub fn arrival(&self) -> Time {
-        self.sequence.arrival
+        self.cold.arrival
     }
 
     /// Its targets.
     pub fn slo(&self) -> Slo {
-        self.sequence.slo
+        self.cold.slo
     }
 
     /// Prompt length in tokens.
@@ -103,7 +105,7 @@ impl RequestView<'_> {
 
     /// When its first token was delivered.
     pub fn first_token(&self) -> Option<Time> {
-        self.sequence.first_token
+        self.cold.first_token
     }
 
     /// Committed tokens that `model` would have to run before it could take part, the pending one

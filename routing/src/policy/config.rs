@@ -461,7 +461,7 @@ pub const fn catalog() -> &'static [PolicyEntry] {
         },
         PolicyEntry {
             name: "goodput",
-            summary: "the draft length with the most tokens per second at the present batch",
+            summary: "the draft length with the most tokens per second at the present batch (as published it does not explore: at length 0 it learns no more)",
             source: "TurboSpec / SmartSpec, arXiv 2406.14066",
             parameters: &[
                 ("draft", "required", "the draft model"),

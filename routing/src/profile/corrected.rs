@@ -7,7 +7,7 @@ use crate::chain::MAX_MODELS;
 use crate::ids::ModelId;
 use crate::units::Span;
 
-/// Half-octaves of new tokens: 1, 2, 3, 4, 6, 8, 12, … 2²⁰.
+/// Half-octaves of new tokens: 1, 2, 3, 4, 6, 8, 12, …
 const BUCKETS: usize = 40;
 /// Weight of a new observation once a bucket is warm: an EMA over some 16 passes.
 const WEIGHT: f64 = 1.0 / 16.0;
@@ -31,15 +31,23 @@ pub struct Corrected {
 #[derive(Clone)]
 struct Ratios {
     seen: u64,
-    ratio: [f64; BUCKETS],
-    told: [f64; BUCKETS],
-    passes: [u32; BUCKETS],
+    buckets: [Bucket; BUCKETS],
+}
+
+/// One size of pass.
+#[derive(Clone, Copy)]
+struct Bucket {
+    /// Observed over believed.
+    ratio: f64,
+    /// The ratio when the version last grew for it.
+    told: f64,
+    passes: u32,
 }
 
 impl Corrected {
     /// No correction yet.
     pub fn new(prior: Arc<dyn PassCosts>) -> Self {
-        let none = Ratios { seen: 0, ratio: [1.0; BUCKETS], told: [1.0; BUCKETS], passes: [0; BUCKETS] };
+        let none = Ratios { seen: 0, buckets: [Bucket { ratio: 1.0, told: 1.0, passes: 0 }; BUCKETS] };
         Self { prior, models: vec![none; MAX_MODELS], version: 0 }
     }
 
@@ -50,20 +58,20 @@ impl Corrected {
         let observed = duration.seconds() / prior;
         let before = prior * self.models[model.index()].ratio(position(shape.new_tokens));
         let ratios = &mut self.models[model.index()];
-        let bucket = position(shape.new_tokens).0;
-        let (bit, first) = (1u64 << bucket, ratios.seen & (1 << bucket) == 0);
-        ratios.passes[bucket] = ratios.passes[bucket].saturating_add(1);
+        let index = position(shape.new_tokens);
+        let first = ratios.seen & (1 << index) == 0;
+        let bucket = &mut ratios.buckets[index];
+        bucket.passes = bucket.passes.saturating_add(1);
         if first {
-            ratios.seen |= bit;
-            ratios.ratio[bucket] = observed;
+            ratios.seen |= 1 << index;
+            bucket.ratio = observed;
         } else {
             // A young bucket averages, a warm one forgets.
-            let weight = WEIGHT.max(1.0 / f64::from(ratios.passes[bucket]));
-            ratios.ratio[bucket] += weight * (observed - ratios.ratio[bucket]);
+            let weight = WEIGHT.max(1.0 / f64::from(bucket.passes));
+            bucket.ratio += weight * (observed - bucket.ratio);
         }
-        let (now, told) = (ratios.ratio[bucket], ratios.told[bucket]);
-        if first || (now - told).abs() > NEWS * told {
-            ratios.told[bucket] = now;
+        if first || (bucket.ratio - bucket.told).abs() > NEWS * bucket.told {
+            bucket.told = bucket.ratio;
             self.version += 1;
         }
         before
@@ -90,20 +98,20 @@ impl PassCosts for Corrected {
 impl Ratios {
     /// The ratio at a bucket, or between the nearest that were seen below and above it.
     #[inline]
-    fn ratio(&self, (bucket, _): (usize, u32)) -> f64 {
+    fn ratio(&self, bucket: usize) -> f64 {
         if self.seen & (1 << bucket) != 0 {
-            return self.ratio[bucket];
+            return self.buckets[bucket].ratio;
         }
         let below = self.seen & ((1u64 << bucket) - 1);
         let above = self.seen & !((1u64 << bucket) - 1);
         match (below, above) {
             (0, 0) => 1.0,
-            (0, _) => self.ratio[above.trailing_zeros() as usize],
-            (_, 0) => self.ratio[63 - below.leading_zeros() as usize],
+            (0, _) => self.buckets[above.trailing_zeros() as usize].ratio,
+            (_, 0) => self.buckets[63 - below.leading_zeros() as usize].ratio,
             _ => {
                 let (low, high) = (63 - below.leading_zeros() as usize, above.trailing_zeros() as usize);
                 let share = (bucket - low) as f64 / (high - low) as f64;
-                self.ratio[low] + share * (self.ratio[high] - self.ratio[low])
+                self.buckets[low].ratio + share * (self.buckets[high].ratio - self.buckets[low].ratio)
             }
         }
     }
@@ -111,11 +119,11 @@ impl Ratios {
 
 /// The half-octave of a number of tokens.
 #[inline]
-fn position(tokens: u32) -> (usize, u32) {
+fn position(tokens: u32) -> usize {
     let tokens = tokens.max(1);
     let power = 31 - tokens.leading_zeros();
     let half = if power == 0 { 0 } else { (tokens >> (power - 1)) & 1 };
-    (((2 * power + half) as usize).min(BUCKETS - 1), tokens)
+    ((2 * power + half) as usize).min(BUCKETS - 1)
 }
 
 #[cfg(test)]

@@ -22,11 +22,12 @@ impl Replica {
             }
             let model = ModelId(index as u8);
             let overdue = !queue.is_idle() && self.tick - queue.since >= hold
-                || !queue.prefilling.is_empty() && self.tick - queue.prefill_since >= 1;
+                || !queue.prefilling.is_empty() && self.tick - queue.prefill_since >= 1
+                || !queue.probing.is_empty() && self.tick - queue.probe_since >= hold;
             if overdue {
                 return Some(model);
             }
-            // Probes alone wait until their model runs for another reason, or nothing else does.
+            // Probes alone let others go first, until they are overdue or nothing else is there.
             if smallest.is_none_or(|s: ModelId| {
                 self.queues[s.index()].is_idle() && self.queues[s.index()].prefilling.is_empty()
             }) {
@@ -63,13 +64,16 @@ impl Replica {
         let mut left = self.enter(model, &mut budget);
         left |= self.verify(model, &mut budget);
         let prefill_left = self.prefill(model, &mut budget);
-        self.probe(model, &mut budget);
+        let probes_left = self.probe(model, &mut budget);
         let queue = &mut self.queues[m];
         if left {
             queue.since = self.tick + 1;
         }
         if prefill_left {
             queue.prefill_since = self.tick + 1;
+        }
+        if probes_left {
+            queue.probe_since = self.tick + 1;
         }
         self.pass.run_length = self.run_length();
         self.pass.queued = self.waiting.len();
@@ -88,6 +92,9 @@ impl Replica {
         for queue in &self.queues[m + 1..] {
             if !queue.prefilling.is_empty() {
                 return 1;
+            }
+            if !queue.probing.is_empty() {
+                most = most.min((queue.probe_since + hold).saturating_sub(self.tick));
             }
             if !queue.is_idle() {
                 // After n passes the oldest row has waited tick + n − since.
@@ -156,10 +163,17 @@ impl Replica {
     fn verify(&mut self, model: ModelId, budget: &mut u32) -> bool {
         let mut waiting = std::mem::take(&mut self.queues[model.index()].verifying);
         in_order(&mut waiting);
-        waiting.retain(|&waiter| !self.pack_verification(model, waiter, budget));
-        let left = !waiting.is_empty();
+        // Mostly all go; what stays moves to the front.
+        let mut stay = 0;
+        for index in 0..waiting.len() {
+            if !self.pack_verification(model, waiting[index], budget) {
+                waiting[stay] = waiting[index];
+                stay += 1;
+            }
+        }
+        waiting.truncate(stay);
         self.queues[model.index()].verifying = waiting;
-        left
+        stay > 0
     }
 
     /// Prompts, oldest first, in chunks of what the budget leaves.
@@ -206,10 +220,11 @@ impl Replica {
         false
     }
 
-    /// Probe rows with the budget that is left; a probe that cannot have memory is dropped.
-    fn probe(&mut self, model: ModelId, budget: &mut u32) {
+    /// Probe rows with the budget that is left; a probe that cannot have memory is dropped. True when
+    /// some wait on.
+    fn probe(&mut self, model: ModelId, budget: &mut u32) -> bool {
         if self.queues[model.index()].probing.is_empty() {
-            return;
+            return false;
         }
         let mut waiting = std::mem::take(&mut self.queues[model.index()].probing);
         in_order(&mut waiting);
@@ -240,7 +255,9 @@ impl Replica {
             push_row(&mut self.pass, row, budget);
             !whole
         });
+        let left = !waiting.is_empty();
         self.queues[model.index()].probing = waiting;
+        left
     }
 
     pub(super) fn recycle(&mut self, mut slots: Vec<Slot>) {

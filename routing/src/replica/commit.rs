@@ -2,7 +2,6 @@
 
 use super::{Replica, ReplicaError};
 use crate::backend::{Backend, Cohort, FillEnd, PassOutcome, Row, RowOutcome, Work};
-use crate::chain::MAX_MODELS;
 use crate::estimate::PairEvidence;
 use crate::ids::{ModelId, Slot};
 use crate::policy::{PairReport, PassReport, RowReport};
@@ -353,7 +352,7 @@ impl Replica {
         sequence.output += u32::from(result.emitted);
         sequence.round += 1;
         if first {
-            sequence.first_token = Some(now);
+            self.cold[slot.index()].first_token = Some(now);
             self.decoding += 1;
         } else {
             let gap = now - sequence.last_token;
@@ -413,7 +412,7 @@ impl Replica {
         let below = &mut self.tally.models[drafter.index()];
         below.proposed_tokens += u64::from(block);
         below.kept_tokens += u64::from(result.accepted);
-        self.pairs[drafter.index() * MAX_MODELS + verifier.index()].get_or_insert_default().add(
+        self.tally.pair_mut(drafter, verifier).add(
             block,
             result.accepted,
             result.examined,

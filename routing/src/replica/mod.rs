@@ -30,9 +30,9 @@ use crate::policy::{Needs, PairReport, Plan, PlanError, Policy, RowReport};
 use crate::profile::{Corrected, PassShape};
 use crate::record::{RequestRecord, Sink, Status, Wants};
 use crate::request::Request;
-use crate::sequence::{Sequence, Stage};
+use crate::sequence::{Cold, Sequence, Stage};
 use crate::slo::Slo;
-use crate::tally::{PairTally, Tally};
+use crate::tally::Tally;
 use crate::units::Time;
 use queues::{HoldCounts, Queue, Waiting};
 
@@ -138,6 +138,7 @@ pub struct Replica {
 
     waiting: Waiting,
     sequences: Vec<Sequence>,
+    cold: Vec<Cold>,
     free_slots: Vec<Slot>,
     starting: Vec<Slot>,
     queues: Vec<Queue>,
@@ -151,8 +152,7 @@ pub struct Replica {
     spare_slots: Vec<Vec<Slot>>,
     pair_reports: Vec<PairReport>,
     row_reports: Vec<RowReport>,
-    pairs: Vec<Option<Box<PairTally>>>,
-    tally: Tally,
+    tally: Box<Tally>,
     wants: Option<Wants>,
 }
 
@@ -249,6 +249,7 @@ impl Replica {
             id,
             waiting: Waiting::default(),
             sequences: Vec::new(),
+            cold: Vec::new(),
             free_slots: Vec::new(),
             starting: Vec::new(),
             queues: vec![Queue::default(); pool],
@@ -261,8 +262,7 @@ impl Replica {
             spare_slots: Vec::new(),
             pair_reports: Vec::new(),
             row_reports: Vec::new(),
-            pairs: vec![None; MAX_MODELS * MAX_MODELS],
-            tally: Tally::new(pool),
+            tally: Box::new(Tally::new(pool)),
             wants: None,
             target: ModelId((pool - 1) as u8),
             needs: policy.needs(),
@@ -350,7 +350,7 @@ impl Replica {
     }
 
     /// Records what still runs or waits, and hands over the tally. The replica is empty after it.
-    pub fn close<S: Sink + ?Sized>(mut self, sink: &mut S) -> Tally {
+    pub fn close<S: Sink + ?Sized>(self, sink: &mut S) -> Tally {
         let mut unfinished: Vec<RequestRecord> = (0..self.sequences.len())
             .filter(|&i| self.sequences[i].stage != Stage::Free)
             .map(|i| {
@@ -363,13 +363,13 @@ impl Replica {
         );
         unfinished.sort_by_key(|record| record.id);
         unfinished.iter().for_each(|record| sink.request(record));
-        for (index, pair) in std::mem::take(&mut self.pairs).into_iter().enumerate() {
-            if let Some(pair) = pair {
-                let key = (ModelId((index / MAX_MODELS) as u8), ModelId((index % MAX_MODELS) as u8));
-                self.tally.pairs.insert(key, *pair);
-            }
-        }
-        self.tally
+        *self.tally
+    }
+
+    /// Exchanges the tally. A driver of many replicas lets them count into one, so that what is
+    /// counted stays in the cache.
+    pub fn swap_tally(&mut self, tally: &mut Box<Tally>) {
+        std::mem::swap(&mut self.tally, tally);
     }
 
     fn kv_shift(&self) -> u32 {
@@ -399,6 +399,7 @@ impl Replica {
             let request = self.waiting.pop().expect("front was there");
             let slot = self.free_slots.pop().unwrap_or_else(|| {
                 self.sequences.push(empty_sequence(self.target));
+                self.cold.push(Cold::default());
                 Slot((self.sequences.len() - 1) as u32)
             });
             let sequence = &mut self.sequences[slot.index()];
@@ -408,12 +409,11 @@ impl Replica {
                 stage: Stage::Prefilling,
                 prompt: request.prompt_tokens,
                 limit: request.limit,
-                arrival: request.arrival,
                 last_token: request.arrival,
                 round_tick: self.tick,
-                slo: request.slo,
                 ..empty_sequence(self.target)
             };
+            self.cold[slot.index()] = Cold { arrival: request.arrival, slo: request.slo, ..Cold::default() };
             let grown = self.kv.grow(self.target, &mut sequence.held[self.target.index()], want);
             debug_assert!(grown, "room was checked");
             self.running += 1;
@@ -424,34 +424,34 @@ impl Replica {
     }
 
     fn record_of(&self, slot: Slot, status: Status) -> RequestRecord {
-        let s = &self.sequences[slot.index()];
+        let (s, cold) = (&self.sequences[slot.index()], &self.cold[slot.index()]);
         RequestRecord {
             id: s.request,
             replica: self.id,
             class: s.class,
-            arrival: s.arrival,
-            first_token: s.first_token,
-            last_token: s.first_token.map(|_| s.last_token),
+            arrival: cold.arrival,
+            first_token: cold.first_token,
+            last_token: cold.first_token.map(|_| s.last_token),
             prompt_tokens: s.prompt,
             output_tokens: s.output,
             limit: s.limit,
             rounds: s.round,
-            preemptions: s.preemptions,
-            slo_met: (status == Status::Finished).then(|| slo_met(s)).flatten(),
+            preemptions: cold.preemptions,
+            slo_met: (status == Status::Finished).then(|| slo_met(s, cold)).flatten(),
             status,
         }
     }
 }
 
 /// Did a finished sequence meet every target; `None` without targets.
-fn slo_met(s: &Sequence) -> Option<bool> {
-    if s.slo == Slo::default() {
+fn slo_met(s: &Sequence, cold: &Cold) -> Option<bool> {
+    if cold.slo == Slo::default() {
         return None;
     }
-    let first = s.first_token?;
-    let ttft = s.slo.ttft.is_none_or(|target| first - s.arrival <= target);
+    let first = cold.first_token?;
+    let ttft = cold.slo.ttft.is_none_or(|target| first - cold.arrival <= target);
     // One token has no time per token.
-    let tpot = s.slo.tpot.is_none_or(|target| {
+    let tpot = cold.slo.tpot.is_none_or(|target| {
         s.output < 2
             || (s.last_token - first).nanos() <= target.nanos().saturating_mul(u64::from(s.output - 1))
     });
@@ -494,10 +494,6 @@ fn empty_sequence(target: ModelId) -> Sequence {
         held: [0; MAX_MODELS],
         round: 0,
         round_tick: 0,
-        arrival: Time::ZERO,
-        first_token: None,
         last_token: Time::ZERO,
-        preemptions: 0,
-        slo: Slo::default(),
     }
 }

@@ -83,6 +83,7 @@ impl Replica {
             evidence: &self.evidence,
             limits: &self.limits,
             sequences: &self.sequences,
+            cold: &self.cold,
         };
         self.policy.plan(&ask, &mut self.plan);
         self.tally.decisions += 1;
@@ -206,7 +207,7 @@ impl Replica {
                 continue;
             }
             sequence.probing |= bit;
-            self.queues[probe.model.index()].probing.push((sequence.request, probe.slot));
+            self.queues[probe.model.index()].push_probing(sequence.request, probe.slot, self.tick);
         }
         Ok(())
     }

@@ -28,7 +28,11 @@ impl Replica {
                 other != slot && s.held[model.index()] > 0 && between
             })
             .collect();
-        holders.sort_unstable_by_key(|s| self.sequences[s.index()].request);
+        // Taken from the end: first those that do not use it, then those between rounds.
+        holders.sort_unstable_by_key(|s| {
+            let s = &self.sequences[s.index()];
+            (!s.plan.uses(model), s.request)
+        });
         while missing(self) {
             let Some(youngest) = holders.pop() else { return false };
             self.drop_cache(youngest, model, backend);
@@ -85,7 +89,7 @@ impl Replica {
         }
         let sequence = &mut self.sequences[slot.index()];
         sequence.probing = 0;
-        sequence.preemptions += 1;
+        self.cold[slot.index()].preemptions += 1;
         // What it will wait for when it comes back: a plan if it was between rounds.
         sequence.level = if stage == Stage::Starting { u8::MAX } else { sequence.level };
         let (request, started, context, plan) =

@@ -78,6 +78,8 @@ pub(super) struct Queue {
     pub since: u64,
     /// Tick since which the oldest prefill row has waited.
     pub prefill_since: u64,
+    /// Tick since which the oldest probe has waited.
+    pub probe_since: u64,
 }
 
 impl Queue {
@@ -116,6 +118,13 @@ impl Queue {
             self.prefill_since = tick;
         }
         self.prefilling.push((request, slot));
+    }
+
+    pub fn push_probing(&mut self, request: RequestId, slot: Slot, tick: u64) {
+        if self.probing.is_empty() {
+            self.probe_since = tick;
+        }
+        self.probing.push((request, slot));
     }
 
     /// Takes a row out, wherever it waits; `before` known tokens stand before what it drafts.

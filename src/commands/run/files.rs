@@ -14,7 +14,13 @@ use crate::scenario::Scenario;
 /// Whatever the disk says, with the path.
 pub fn prepare(out: &Path, scenario: &Scenario) -> anyhow::Result<()> {
     std::fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
-    put(&out.join("scenario.resolved.yaml"), &scenario.resolved_text()?)
+    let resolved = out.join("scenario.resolved.yaml");
+    let arms = out.join("arms");
+    // A run's folder holds one run: the tables of the one before go.
+    if resolved.exists() && arms.exists() {
+        std::fs::remove_dir_all(&arms).with_context(|| format!("cannot clear {}", arms.display()))?;
+    }
+    put(&resolved, &scenario.resolved_text()?)
 }
 
 /// Writes the report.

@@ -32,7 +32,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let out = args.out.clone().unwrap_or_else(|| default_folder(&args.scenario));
     files::prepare(&out, &scenario)?;
     let stop = on_interrupt()?;
-    let workloads = workloads(&scenario)?;
+    let workloads = workloads(&scenario, &stop)?;
     let jobs = jobs(&scenario, workloads.len());
     let threads = args.jobs.map_or_else(cores, std::num::NonZeroUsize::get).min(jobs.len());
     let bar = progress::bar(&scenario, &workloads, jobs.len(), args.quiet);
@@ -58,7 +58,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
         progress::say(&format!("report: {}", out.join("report.html").display()));
     }
     if interrupted {
-        let kept = format!("kept {} finished arms in {}", report.arms.len(), out.display());
+        let kept = format!("finished arms kept: {}, in {}", report.arms.len(), out.display());
         return Err(Failure::Interrupted(kept));
     }
     Ok(())
@@ -85,11 +85,15 @@ fn on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
 }
 
 /// What arrives: the scenario's workload, or one for each load of its sweep.
-fn workloads(scenario: &Scenario) -> Result<Vec<(Option<f64>, Workload)>, Failure> {
+fn workloads(scenario: &Scenario, stop: &AtomicBool) -> Result<Vec<(Option<f64>, Workload)>, Failure> {
     let Some(loads) = &scenario.loads else {
         return Ok(vec![(None, scenario.workload.clone())]);
     };
-    let capacity = simulate::capacity(scenario)?;
+    let capacity = simulate::capacity(scenario, &mut |_| !stop.load(Ordering::Relaxed));
+    if stop.load(Ordering::Relaxed) {
+        return Err(Failure::Interrupted("no arm had begun".into()));
+    }
+    let capacity = capacity?;
     let at = |&load: &f64| Ok((Some(load), scenario.at_rate(load * capacity)?));
     loads.iter().map(at).collect()
 }
