@@ -2,7 +2,7 @@
 //! waits for. Counts only; tokens and tensors are the backend's.
 
 use crate::chain::{ChainPlan, MAX_LEVELS, MAX_MODELS};
-use crate::ids::{ClassId, ModelId, RequestId};
+use crate::ids::{ClassId, ModelId, RequestId, Slot};
 use crate::slo::Slo;
 use crate::units::Time;
 
@@ -66,6 +66,17 @@ pub(crate) struct Cold {
     pub first_token: Option<Time>,
     pub preemptions: u32,
     pub slo: Slo,
+}
+
+/// Reads a word of every cache line of some sequences, so that with many replicas their misses
+/// overlap; row after row they would be waited for one by one.
+#[inline]
+pub(crate) fn warm(sequences: &[Sequence], slots: impl Iterator<Item = Slot>) {
+    let read = |word: u64, slot: Slot| {
+        let s = &sequences[slot.index()];
+        word ^ s.request.0 ^ u64::from(s.cached[0] ^ s.held[MAX_MODELS - 1] ^ s.output)
+    };
+    std::hint::black_box(slots.fold(0, read));
 }
 
 impl Sequence {
