@@ -100,7 +100,7 @@ fn table(pool: &Pool, selection: u32, held_out: u32, requests: u32, out: &mut St
         let _ = writeln!(
             out,
             "| {load} | {} | {} | {} | {:+.2} % | {:+.2} % | {chains} | {:+.1} % |",
-            statics[best].replace("static: ", "").replace("chain: ", ""),
+            label(&statics[best]),
             show(&fixed),
             show(&policy),
             100.0 * loss,
@@ -158,6 +158,15 @@ fn run(scenario: &str) -> Value {
     let summary = serde_json::from_slice(&result.stdout).expect("the summary is JSON");
     let _ = std::fs::remove_dir_all(&folder);
     summary
+}
+
+/// `a>b (w)` for `static: {chain: [a, b], windows: [w]}`.
+fn label(arm: &str) -> String {
+    let inside = |from: &str| arm.split(from).nth(1).and_then(|rest| rest.split(']').next()).unwrap_or("");
+    match inside("chain: [") {
+        "" => arm.to_owned(),
+        chain => format!("{} ({})", chain.replace(", ", " > "), inside("windows: [")),
+    }
 }
 
 /// The metric of an arm at a load, more is better, seed by seed: tokens per second above
