@@ -25,11 +25,11 @@ pub(crate) enum Stage {
     Prefilling,
 }
 
-/// A running sequence. Hot: a round touches it a few times.
+/// A running sequence. Hot: a round touches it a few times, so it is two cache lines and no more.
 #[derive(Clone, Debug)]
+#[repr(align(64))]
 pub(crate) struct Sequence {
     pub request: RequestId,
-    pub class: ClassId,
     pub stage: Stage,
     /// The level whose pass it waits for.
     pub level: u8,
@@ -42,8 +42,6 @@ pub(crate) struct Sequence {
     /// Tokens ready at each level below the target, not yet verified. `blocks[0]` is 0 while a
     /// cohort drafts: the cohort counts for all its rows.
     pub blocks: [u8; MAX_LEVELS - 1],
-    /// Verifications at each level in this round.
-    pub cycles: [u8; MAX_LEVELS],
     /// The block below ends with a stop token.
     pub ended: bool,
     /// Models with a probe of this sequence waiting, as a bit set.
@@ -54,14 +52,20 @@ pub(crate) struct Sequence {
     /// KV blocks held of each model.
     pub held: [u32; MAX_MODELS],
     pub round: u32,
-    pub round_tick: u64,
     pub last_token: Time,
 }
+
+const _: () = assert!(size_of::<Sequence>() == 128);
 
 /// What of a sequence is read when it begins and when it ends; kept apart so that rounds touch
 /// fewer cache lines.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Cold {
+    pub class: ClassId,
+    /// Verifications at each level in this round; counted only for those who keep them.
+    pub cycles: [u8; MAX_LEVELS],
+    /// When the round was planned; noted only for those who keep rounds.
+    pub round_tick: u64,
     pub arrival: Time,
     pub first_token: Option<Time>,
     pub preemptions: u32,

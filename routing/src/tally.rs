@@ -204,13 +204,14 @@ pub struct Stretch {
 /// [`Series::MOST`], so its size does not grow with the run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Series {
-    width: u64,
+    /// log2 of a stretch's nanoseconds.
+    shift: u32,
     stretches: Vec<Stretch>,
 }
 
 impl Default for Series {
     fn default() -> Self {
-        Self { width: 1 << 24, stretches: Vec::new() } // 17 ms
+        Self { shift: 24, stretches: Vec::new() } // 17 ms
     }
 }
 
@@ -221,7 +222,7 @@ impl Series {
     /// The stretch that holds `time`.
     #[inline]
     pub fn at(&mut self, time: Time) -> &mut Stretch {
-        let mut index = (time.nanos() / self.width) as usize;
+        let mut index = (time.nanos() >> self.shift) as usize;
         while index >= Self::MOST {
             self.double();
             index /= 2;
@@ -234,7 +235,7 @@ impl Series {
 
     /// Width of a stretch.
     pub fn width(&self) -> Span {
-        Span::from_nanos(self.width)
+        Span::from_nanos(1 << self.shift)
     }
 
     /// The stretches from the beginning of the run.
@@ -243,7 +244,7 @@ impl Series {
     }
 
     fn double(&mut self) {
-        self.width *= 2;
+        self.shift += 1;
         let mut halves = std::mem::take(&mut self.stretches).into_iter();
         while let Some(mut first) = halves.next() {
             if let Some(second) = halves.next() {
@@ -254,10 +255,10 @@ impl Series {
     }
 
     fn merge(&mut self, mut other: Self) {
-        while self.width < other.width {
+        while self.shift < other.shift {
             self.double();
         }
-        while other.width < self.width {
+        while other.shift < self.shift {
             other.double();
         }
         if self.stretches.len() < other.stretches.len() {

@@ -70,7 +70,7 @@ impl RequestView<'_> {
 
     /// Its class label.
     pub fn class(&self) -> ClassId {
-        self.sequence.class
+        self.cold.class
     }
 
     /// When it arrived.

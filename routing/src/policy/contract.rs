@@ -25,7 +25,7 @@ pub trait Policy: Send {
     /// Plans every sequence of `ask.starting`. `plan` comes empty.
     fn plan(&mut self, ask: &Ask<'_>, plan: &mut Plan);
 
-    /// Learns from a pass that has ended.
+    /// Learns from a pass that has ended; which passes, [`Policy::needs`] says.
     fn learn(&mut self, _report: &PassReport<'_>) {}
 }
 
@@ -34,7 +34,8 @@ pub trait Policy: Send {
 pub struct Needs {
     /// [`PassReport::rows`]: verdicts per sequence.
     pub rows: bool,
-    /// The ask's [`costs`](Ask::costs) must have learned from every pass.
+    /// The ask's [`costs`](Ask::costs) must have learned from every pass, and so must the policy:
+    /// otherwise it is told only of passes that judged or committed something.
     pub costs: bool,
 }
 

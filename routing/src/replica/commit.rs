@@ -64,14 +64,25 @@ impl Replica {
         let mut end = Time::from_nanos(now.nanos() - outcome.total().nanos());
         self.pair_reports.clear();
         self.row_reports.clear();
+        // Nobody listens to each of them: their time is put down at once.
+        let listened = self.needs.costs || self.wants(sink).passes;
         for &duration in &outcome.earlier {
             end += duration;
             let (tick, shape) = (self.tick, self.pass.shape);
             self.tick += 1;
+            if !listened {
+                self.tally.pass(self.pass.model, &shape, duration);
+                self.pass.shape = shape.draft_after();
+                continue;
+            }
             // An arrival would have cut the run: nobody came since it began.
             let queued = self.pass.queued;
             self.account(end, tick, self.pass.model, &shape, duration, queued, Committed::default(), sink);
             self.pass.shape = shape.draft_after();
+        }
+        if !listened {
+            let span = outcome.total().nanos() - outcome.duration.nanos();
+            self.put_down(end, span as f64, self.pass.queued, 0);
         }
         let cohort = &mut self.pass.cohorts[0];
         cohort.drafted += outcome.earlier.len() as u8;
@@ -99,14 +110,7 @@ impl Replica {
             self.tally.observed_seconds += duration.seconds();
         }
         self.tally.pass(model, shape, duration);
-        let span = duration.nanos() as f64;
-        let (running, used) = (self.running, self.kv.used());
-        let stretch = self.tally.series.at(now);
-        stretch.busy_nanos += span;
-        stretch.queued += span * f64::from(queued);
-        stretch.running += span * f64::from(running);
-        stretch.kv_blocks += span * used as f64;
-        stretch.tokens += u64::from(committed.tokens);
+        self.put_down(now, duration.nanos() as f64, queued, committed.tokens);
         if self.wants(sink).passes {
             let start = Time::from_nanos(now.nanos() - duration.nanos());
             sink.pass(&PassRecord {
@@ -117,9 +121,16 @@ impl Replica {
                 duration,
                 shape: *shape,
                 queued,
-                running,
-                kv_blocks_used: used,
+                running: self.running,
+                kv_blocks_used: self.kv.used(),
             });
+        }
+        if !self.needs.costs
+            && self.pair_reports.is_empty()
+            && self.row_reports.is_empty()
+            && committed.rounds == 0
+        {
+            return;
         }
         self.policy.learn(&PassReport {
             now,
@@ -132,6 +143,17 @@ impl Replica {
             pairs: &self.pair_reports,
             rows: &self.row_reports,
         });
+    }
+
+    /// Puts `span` nanoseconds of passes that ended by `now` into the run's series.
+    #[inline]
+    fn put_down(&mut self, now: Time, span: f64, queued: u32, tokens: u32) {
+        let stretch = self.tally.series.at(now);
+        stretch.busy_nanos += span;
+        stretch.queued += span * f64::from(queued);
+        stretch.running += span * f64::from(self.running);
+        stretch.kv_blocks += span * self.kv.used() as f64;
+        stretch.tokens += u64::from(tokens);
     }
 
     fn fits(&self, outcome: &PassOutcome) -> Result<(), ReplicaError> {
@@ -282,7 +304,6 @@ impl Replica {
                     self.record_verification(tick, row, level, block, result, sink);
                 }
                 let sequence = &mut self.sequences[slot.index()];
-                sequence.cycles[level] = sequence.cycles[level].saturating_add(1);
                 // The last emitted token is pending; nobody's cache holds it.
                 let seen = row.context + row.catch_up + u32::from(result.emitted);
                 for (below, model) in row.plan.models()[..=level].iter().enumerate() {
@@ -343,7 +364,7 @@ impl Replica {
                 request: sequence.request,
                 round: sequence.round,
                 position: sequence.output,
-                start_tick: sequence.round_tick,
+                start_tick: self.cold[slot.index()].round_tick,
                 end_tick: tick,
                 plan: row.plan,
                 drafted: block,
@@ -457,7 +478,7 @@ impl Replica {
             self.row_reports.push(RowReport {
                 slot: row.slot,
                 request: row.request,
-                class: self.sequences[row.slot.index()].class,
+                class: self.cold[row.slot.index()].class,
                 drafter,
                 verifier,
                 drafted,
@@ -470,7 +491,7 @@ impl Replica {
     }
 
     fn record_verification<S: Sink + ?Sized>(
-        &self,
+        &mut self,
         tick: u64,
         row: &Row,
         level: usize,
@@ -479,6 +500,12 @@ impl Replica {
         sink: &mut S,
     ) {
         let sequence = &self.sequences[row.slot.index()];
+        let cycles = &mut self.cold[row.slot.index()].cycles;
+        let cycle = cycles[level];
+        cycles[level] = cycle.saturating_add(1);
+        if level + 1 == row.plan.depth() {
+            *cycles = Default::default(); // The round ends.
+        }
         let verdict = if result.ended {
             Verdict::End
         } else if result.accepted == block {
@@ -491,7 +518,7 @@ impl Replica {
             request: sequence.request,
             round: sequence.round,
             level: level as u8,
-            cycle: sequence.cycles[level],
+            cycle,
             tick,
             drafter: row.plan.model(level - 1),
             verifier: self.pass.model,

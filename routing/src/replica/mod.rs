@@ -383,6 +383,9 @@ impl Replica {
     /// Admits while there is room: a place, and the target's blocks for the known text and one
     /// token more.
     fn admit<B: Backend>(&mut self, backend: &mut B) {
+        if self.waiting.len() == 0 {
+            return;
+        }
         while self.running < self.limits.max_running {
             if let Some(slot) = self.waiting.resumable() {
                 if !self.resume(slot) {
@@ -405,15 +408,19 @@ impl Replica {
             let sequence = &mut self.sequences[slot.index()];
             *sequence = Sequence {
                 request: request.id,
-                class: request.class,
                 stage: Stage::Prefilling,
                 prompt: request.prompt_tokens,
                 limit: request.limit,
                 last_token: request.arrival,
-                round_tick: self.tick,
                 ..empty_sequence(self.target)
             };
-            self.cold[slot.index()] = Cold { arrival: request.arrival, slo: request.slo, ..Cold::default() };
+            self.cold[slot.index()] = Cold {
+                class: request.class,
+                arrival: request.arrival,
+                slo: request.slo,
+                round_tick: self.tick,
+                ..Cold::default()
+            };
             let grown = self.kv.grow(self.target, &mut sequence.held[self.target.index()], want);
             debug_assert!(grown, "room was checked");
             self.running += 1;
@@ -428,7 +435,7 @@ impl Replica {
         RequestRecord {
             id: s.request,
             replica: self.id,
-            class: s.class,
+            class: cold.class,
             arrival: cold.arrival,
             first_token: cold.first_token,
             last_token: cold.first_token.map(|_| s.last_token),
@@ -479,7 +486,6 @@ fn refused(replica: ReplicaId, request: &Request) -> RequestRecord {
 fn empty_sequence(target: ModelId) -> Sequence {
     Sequence {
         request: Default::default(),
-        class: Default::default(),
         stage: Stage::Free,
         level: 0,
         prompt: 1,
@@ -487,13 +493,11 @@ fn empty_sequence(target: ModelId) -> Sequence {
         limit: 1,
         plan: ChainPlan::target_only(target),
         blocks: Default::default(),
-        cycles: Default::default(),
         ended: false,
         probing: 0,
         cached: [0; MAX_MODELS],
         held: [0; MAX_MODELS],
         round: 0,
-        round_tick: 0,
         last_token: Time::ZERO,
     }
 }

@@ -5,7 +5,7 @@ use crate::backend::Backend;
 use crate::chain::ChainPlan;
 use crate::ids::Slot;
 use crate::policy::{Ask, PlanError, Planned};
-use crate::record::{DecisionRecord, Sink};
+use crate::record::{DecisionRecord, Sink, Wants};
 use crate::sequence::Stage;
 use crate::units::Time;
 
@@ -22,7 +22,7 @@ impl Replica {
             self.starting.sort_unstable_by_key(|s| sequences[s.index()].request);
         }
         self.ask(now)?;
-        let decisions = self.wants(sink).decisions;
+        let Wants { decisions, rounds, .. } = self.wants(sink);
         let starting = std::mem::take(&mut self.starting);
         let mut checked: Option<ChainPlan> = None;
         let (mut mask, mut in_mask) = (0u8, 0u64);
@@ -48,7 +48,9 @@ impl Replica {
             in_mask += 1;
             let sequence = &mut self.sequences[slot.index()];
             sequence.plan = executed;
-            sequence.round_tick = self.tick;
+            if rounds {
+                self.cold[slot.index()].round_tick = self.tick;
+            }
             if sequence.probing & models != 0 {
                 self.drop_probes(slot, models);
             }
@@ -147,7 +149,6 @@ impl Replica {
     pub(super) fn enter_round(&mut self, slot: Slot) {
         let sequence = &mut self.sequences[slot.index()];
         sequence.blocks = Default::default();
-        sequence.cycles = Default::default();
         sequence.ended = false;
         if sequence.plan.depth() == 1 {
             self.await_verification(slot, 0);
