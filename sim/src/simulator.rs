@@ -46,6 +46,9 @@ struct Server<B> {
 /// When a pass ends, its place in the order of schedules, and its server.
 type End = Reverse<(Time, u64, u32)>;
 
+/// More replicas than this do not stay in the cache between their turns.
+const MANY: usize = 32;
+
 /// Replicas in virtual time.
 pub struct Simulator<B> {
     servers: Vec<Server<B>>,
@@ -144,7 +147,11 @@ impl<B: Backend> Simulator<B> {
         };
         debug_assert!(time >= self.now, "the clock never goes back");
         self.now = time;
+        let many = self.servers.len() > MANY;
         let server = &mut self.servers[index as usize];
+        if many {
+            server.replica.read_ahead();
+        }
         server.replica.swap_tally(&mut self.tally);
         let finished = server.replica.finish(time, &server.outcome, &mut server.backend, sink);
         server.replica.swap_tally(&mut self.tally);

@@ -7,7 +7,7 @@ use crate::ids::{ModelId, Slot};
 use crate::policy::{PairReport, PassReport, RowReport};
 use crate::profile::PassShape;
 use crate::record::{PassRecord, RoundRecord, Sink, Status, Verdict, VerificationRecord, Wants};
-use crate::sequence::{Stage, warm};
+use crate::sequence::Stage;
 use crate::units::{Span, Time};
 
 /// What the rows of a pass added up to.
@@ -45,7 +45,6 @@ impl Replica {
         self.drafted(outcome)?;
         let mut committed = Committed::default();
         let rows = std::mem::take(&mut self.pass.rows);
-        warm(&self.sequences, rows.iter().map(|row| row.slot));
         for (row, result) in rows.iter().zip(&outcome.rows) {
             self.take(now, tick, row, *result, &mut committed, wants, backend, sink);
         }
@@ -200,7 +199,6 @@ impl Replica {
                 self.leave_cohort(model, &mut cohort, ended)?;
             }
             if cohort.slots.is_empty() || cohort.drafted >= cohort.plan.windows()[0] {
-                warm(&self.sequences, cohort.slots.iter().copied());
                 for i in 0..cohort.slots.len() {
                     self.fill_done(model, cohort.slots[i], cohort.drafted, false);
                 }

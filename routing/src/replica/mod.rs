@@ -30,7 +30,7 @@ use crate::policy::{Needs, PairReport, Plan, PlanError, Policy, RowReport};
 use crate::profile::{Corrected, PassShape};
 use crate::record::{RequestRecord, Sink, Status, Wants};
 use crate::request::Request;
-use crate::sequence::{Cold, Sequence, Stage};
+use crate::sequence::{Cold, Sequence, Stage, warm};
 use crate::slo::Slo;
 use crate::tally::Tally;
 use crate::units::Time;
@@ -370,6 +370,14 @@ impl Replica {
     /// counted stays in the cache.
     pub fn swap_tally(&mut self, tally: &mut Box<Tally>) {
         std::mem::swap(&mut self.tally, tally);
+    }
+
+    /// Reads the sequences of the pass that runs, for a driver of many replicas to call before
+    /// [`finish`](Self::finish): their cache misses overlap then.
+    pub fn read_ahead(&self) {
+        let rows = self.pass.rows.iter().map(|row| row.slot);
+        let drafts = self.pass.cohorts.iter().flat_map(|cohort| cohort.slots.iter().copied());
+        warm(&self.sequences, rows.chain(drafts));
     }
 
     fn kv_shift(&self) -> u32 {
