@@ -68,19 +68,23 @@ fn a_dry_run_sizes_and_runs_nothing() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(!folder.path().join("results").exists());
     insta::assert_snapshot!(String::from_utf8(output.stdout).unwrap(), @"
-scenario       scenario.yaml
-pool           llama-68m > llama-3.2-1b > llama-3.1-8b
-hardware       h100-sxm
-policies know  data sheet of h100-sxm
-replicas       2, tensor parallel 1
-KV cache       312010 tokens for each model and replica
-context        131072 tokens
-requests       40 over 3.3 s
-mean prompt    479.7 tokens
-mean output    49.3 tokens
-seeds          3 from 7
-policies       target_only
-               static llama-68m>llama-3.1-8b (4)
+scenario            scenario.yaml
+pool                llama-68m > llama-3.2-1b > llama-3.1-8b
+hardware            h100-sxm
+policies know       data sheet of h100-sxm
+replicas            2, tensor parallel 1
+KV cache            312010 tokens for each model and replica
+context             131072 tokens
+requests            40 over 3.3 s
+mean prompt         479.7 tokens
+mean output         49.3 tokens
+seeds               3 from 7
+chat, llama-68m     acceptance 0.50, SD 0.03 across requests, lag-1 correlation 0.00, tokens a round 1.87 at 3 drafts, 2.00 at 8
+code, llama-68m     acceptance 0.50, SD 0.03 across requests, lag-1 correlation 0.00, tokens a round 1.87 at 3 drafts, 2.00 at 8
+chat, llama-3.2-1b  acceptance 0.75, SD 0.03 across requests, lag-1 correlation 0.00, tokens a round 2.73 at 3 drafts, 3.68 at 8
+code, llama-3.2-1b  acceptance 0.75, SD 0.03 across requests, lag-1 correlation 0.00, tokens a round 2.73 at 3 drafts, 3.68 at 8
+policies            target_only
+                    static llama-68m>llama-3.1-8b (4)
 ");
 }
 

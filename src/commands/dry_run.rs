@@ -1,6 +1,9 @@
 //! `specrouter run --dry-run`: what a scenario came to, without running it.
 
 use serde_json::json;
+use specrouter_routing::ids::{ClassId, ModelId};
+use specrouter_routing::luck::Luck;
+use specrouter_sim::acceptance::statistics::measure;
 
 use crate::args::Format;
 use crate::failure::Failure;
@@ -12,19 +15,23 @@ use crate::table::Table;
 /// # Errors
 /// [`Failure::Failed`] when stdout cannot be written.
 pub fn print(scenario: &Scenario, format: Format) -> Result<(), Failure> {
-    let facts = facts(scenario);
+    let facts: Vec<(String, String)> = facts(scenario)
+        .into_iter()
+        .map(|(what, value)| (what.to_owned(), value))
+        .chain(processes(scenario))
+        .collect();
     let arms: Vec<&str> = scenario.arms.iter().map(|arm| arm.name.as_str()).collect();
     let notes = scenario.workload.notes();
     if format == Format::Json {
         let facts: serde_json::Map<String, serde_json::Value> =
-            facts.into_iter().map(|(what, value)| (what.to_owned(), value.into())).collect();
+            facts.into_iter().map(|(what, value)| (what, value.into())).collect();
         return super::print_json(
             &json!({ "scenario": scenario.name, "facts": facts, "policies": arms, "notes": notes }),
         );
     }
     let mut table = Table::new(&["scenario", &scenario.name]);
     for (what, value) in facts {
-        table.row(vec![what.to_owned(), value]);
+        table.row(vec![what, value]);
     }
     for (index, arm) in arms.iter().enumerate() {
         table.row(vec![if index == 0 { "policies".into() } else { String::new() }, (*arm).to_owned()]);
@@ -33,6 +40,27 @@ pub fn print(scenario: &Scenario, format: Format) -> Result<(), Failure> {
         table.row(vec![if index == 0 { "notes".into() } else { String::new() }, note.clone()]);
     }
     super::print(&table.text())
+}
+
+/// What the acceptance source makes of each class, drawn: the figures by which public traces of
+/// acceptance are described, so that a source can be set beside one.
+fn processes(scenario: &Scenario) -> Vec<(String, String)> {
+    let target = scenario.pool.len() - 1;
+    let classes = scenario.workload.classes();
+    let pairs = (0..target).flat_map(|drafter| (0..classes.len()).map(move |class| (drafter, class)));
+    pairs
+        .map(|(drafter, class)| {
+            let pair = (ModelId(drafter as u8), ModelId(target as u8));
+            let luck = Luck::new(scenario.raw.seed);
+            let s = measure(&scenario.acceptance, ClassId(class as u16), pair, luck, (300, 300));
+            let what = format!("{}, {}", classes[class].name, scenario.pool[drafter].name);
+            let value = format!(
+                "acceptance {:.2}, SD {:.2} across requests, lag-1 correlation {:.2}, tokens a round {:.2} at 3 drafts, {:.2} at 8",
+                s.pooled, s.request_spread, (100.0 * s.lag_1).round() / 100.0 + 0.0, s.tokens[0].measured, s.tokens[1].measured
+            );
+            (what, value)
+        })
+        .collect()
 }
 
 /// What the scenario came to: `(what, value with its unit)`, for the dry run and the report.
