@@ -167,3 +167,59 @@ fn draft_passes_run_at_once_are_the_same_run() {
         }
     }
 }
+
+/// Invariant 2: the clock never goes back, over all replicas, and passes that end at the same moment
+/// end in the order in which they began.
+#[test]
+fn invariant_2_the_clock_never_goes_back_and_equal_times_keep_their_order() {
+    #[derive(Default)]
+    struct Ends(Vec<(Time, Time, ReplicaId)>);
+    impl Sink for Ends {
+        fn wants(&self) -> Wants {
+            Wants { passes: true, ..Wants::default() }
+        }
+        fn request(&mut self, _: &RequestRecord) {}
+        fn pass(&mut self, record: &PassRecord) {
+            self.0.push((record.start + record.duration, record.start, record.replica));
+        }
+    }
+    let luck = Luck::new(2);
+    let names = ["0", "1", "2"].map(String::from);
+    let pool = PolicyPool { names: &names, candidates: Candidates::all(3), max_block: 32 };
+    let costs = Linear::constant(&[0.5, 0.5, 0.5]).unwrap(); // Every pass alike: ends meet all the time.
+    let limits = Limits {
+        max_running: 8,
+        token_budget: 512,
+        max_block: 32,
+        hold_passes: None,
+        context: 4096,
+        by_priority: false,
+    };
+    let servers = (0..4).map(|id| {
+        let id = ReplicaId(id);
+        let policy = PolicyConfig::TargetOnly.build(&pool).unwrap();
+        let belief = Corrected::new(Arc::new(costs.clone()));
+        let replica = Replica::new(id, limits.clone(), &[4096; 3], 16, policy, belief).unwrap();
+        (replica, SimBackend::new(source(), Arc::new(CostModel::linear(costs.clone())), luck, id))
+    });
+    let dispatcher = DispatcherConfig::RoundRobin.build(luck.stream(Stream::Dispatch));
+    let mut simulator = Simulator::new(servers.collect(), dispatcher);
+    let arrivals = (0..8u64).map(|id| Request {
+        id: RequestId(id),
+        class: ClassId(0),
+        arrival: Time::ZERO,
+        prompt_tokens: 8,
+        limit: 30,
+        priority: 0,
+        slo: Slo::default(),
+        truth: Truth::new(30),
+    });
+    let mut ends = Ends::default();
+    let mut watch = |_| true;
+    open_loop(&mut simulator, arrivals, &mut Bounds { horizon: None, watch: &mut watch }, &mut ends).unwrap();
+    assert!(ends.0.len() > 100);
+    assert!(ends.0.is_sorted_by_key(|(end, _, _)| *end), "the clock never goes back");
+    let equal = ends.0.windows(2).filter(|w| w[0].0 == w[1].0);
+    assert!(equal.clone().count() > 80, "ends meet");
+    assert!(equal.into_iter().all(|w| w[0].2 < w[1].2), "replicas began in order, so they end in order");
+}

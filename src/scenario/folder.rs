@@ -1,75 +1,43 @@
 //! A model folder as Hugging Face lays it out: its `config.json` says what a pass costs.
 
+use std::io::Read;
 use std::path::Path;
 
-use serde::Deserialize;
-use specrouter_routing::profile::{ModelKind, ModelSpec, Precision};
+use specrouter_routing::profile::ModelSpec;
 
 use super::ScenarioError;
 
-/// The fields of `config.json` that count; a file has many more.
-#[derive(Deserialize)]
-struct Config {
-    num_hidden_layers: u32,
-    hidden_size: u32,
-    num_attention_heads: u32,
-    num_key_value_heads: Option<u32>,
-    head_dim: Option<u32>,
-    intermediate_size: u32,
-    vocab_size: u32,
-    #[serde(default)]
-    tie_word_embeddings: bool,
-    max_position_embeddings: u32,
-    #[serde(alias = "dtype")]
-    torch_dtype: Option<String>,
-}
+/// Most bytes of a `config.json` that are read; the engine's reader refuses far fewer.
+const MOST_BYTES: u64 = 16 << 20;
 
-/// Reads the folder's `config.json`. The model is named after the folder.
+/// Reads the folder's `config.json` as the engine does: what it does not know it refuses by name. The
+/// model is named after the folder.
 ///
 /// # Errors
-/// A file that cannot be read, is no such JSON, or describes no decoder.
+/// A file that cannot be read, or describes no decoder that the engine knows.
 pub(super) fn read(folder: &Path) -> Result<ModelSpec, ScenarioError> {
     let path = folder.join("config.json");
     let refuse = |reason: String| ScenarioError::File { path: path.clone(), reason };
-    let bytes = std::fs::read(&path).map_err(|e| refuse(e.to_string()))?;
-    let config: Config = serde_json::from_slice(&bytes).map_err(|e| refuse(e.to_string()))?;
-    let heads = config.num_attention_heads;
-    let precision = match config.torch_dtype.as_deref() {
-        None | Some("bfloat16" | "float16") => Precision::Bf16,
-        Some("float32") => Precision::F32,
-        Some(other) => {
-            return Err(refuse(format!("torch_dtype: expected bfloat16, float16 or float32, got {other}")));
-        }
-    };
-    let head_dim = match config.head_dim {
-        Some(head_dim) => head_dim,
-        None => config
-            .hidden_size
-            .checked_div(heads)
-            .ok_or_else(|| refuse("num_attention_heads must be at least 1, got 0".into()))?,
-    };
+    let mut text = String::new();
+    std::fs::File::open(&path)
+        .and_then(|file| file.take(MOST_BYTES).read_to_string(&mut text))
+        .map_err(|e| refuse(e.to_string()))?;
     let name = folder
         .file_name()
         .map_or_else(|| folder.display().to_string(), |name| name.to_string_lossy().into_owned());
-    let spec = ModelSpec {
-        name,
-        source: "config.json".into(),
-        kind: ModelKind::Model,
-        family: format!("{VOCABULARY}{}", config.vocab_size),
-        layers: config.num_hidden_layers,
-        hidden: config.hidden_size,
-        heads,
-        kv_heads: config.num_key_value_heads.unwrap_or(heads),
-        head_dim,
-        intermediate: config.intermediate_size,
-        vocab: config.vocab_size,
-        tied_embeddings: config.tie_word_embeddings,
-        context: config.max_position_embeddings,
-        precision,
-        kv_bytes: precision.bytes().max(2),
-    };
-    spec.check().map_err(|e| refuse(e.to_string()))?;
-    Ok(spec)
+    let spec = model_spec(&name, &text).map_err(refuse)?;
+    let family = format!("{VOCABULARY}{}", spec.vocab);
+    Ok(ModelSpec { family, ..spec })
+}
+
+#[cfg(feature = "engine")]
+fn model_spec(name: &str, text: &str) -> Result<ModelSpec, String> {
+    specrouter_engine::config::model_spec(name, text).map_err(|e| e.to_string())
+}
+
+#[cfg(not(feature = "engine"))]
+fn model_spec(_: &str, _: &str) -> Result<ModelSpec, String> {
+    Err("model folders are read by the engine, and this build has none (feature `engine`)".into())
 }
 
 /// How the family of a folder begins: its vocabulary is known by its size only.
@@ -81,7 +49,7 @@ pub(super) fn same_vocabulary(a: &ModelSpec, b: &ModelSpec) -> bool {
     if by_size { a.vocab == b.vocab } else { a.family == b.family }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "engine"))]
 mod tests {
     use super::*;
 
@@ -90,7 +58,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("llama-3.2-1b-copy");
         std::fs::create_dir(&path).unwrap();
-        let config = r#"{"model_type": "llama", "num_hidden_layers": 16, "hidden_size": 2048, "num_attention_heads": 32, "num_key_value_heads": 8,
+        let config = r#"{"architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 500000.0, "num_hidden_layers": 16, "hidden_size": 2048, "num_attention_heads": 32, "num_key_value_heads": 8,
             "head_dim": 64, "intermediate_size": 8192, "vocab_size": 128256, "tie_word_embeddings": true, "max_position_embeddings": 131072, "torch_dtype": "bfloat16"}"#;
         std::fs::write(path.join("config.json"), config).unwrap();
         let read = read(&path).unwrap();
@@ -106,12 +74,15 @@ mod tests {
     #[test]
     fn a_folder_without_a_decoder_is_named() {
         let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("tiny");
+        std::fs::create_dir(&path).unwrap();
         let error = |config: &str| {
-            std::fs::write(folder.path().join("config.json"), config).unwrap();
-            let error = read(folder.path()).unwrap_err().to_string();
-            error.replace(&folder.path().display().to_string(), "FOLDER")
+            std::fs::write(path.join("config.json"), config).unwrap();
+            let error = read(&path).unwrap_err().to_string();
+            error.replace(&folder.path().display().to_string(), "HERE")
         };
-        insta::assert_snapshot!(error("{"), @"FOLDER/config.json: EOF while parsing an object at line 1 column 1");
-        insta::assert_snapshot!(error("{}"), @"FOLDER/config.json: missing field `num_hidden_layers` at line 1 column 2");
+        insta::assert_snapshot!(error("{"), @"HERE/tiny/config.json: tiny: config.json is not JSON: EOF while parsing an object at line 1 column 1");
+        insta::assert_snapshot!(error("{}"), @r#"HERE/tiny/config.json: tiny: config.json: architectures must be one of ["LlamaForCausalLM"], ["Qwen2ForCausalLM"], ["Qwen3ForCausalLM"], ["MistralForCausalLM"], got nothing"#);
+        insta::assert_snapshot!(error(r#"{"architectures": ["MambaForCausalLM"], "model_type": "mamba"}"#), @r#"HERE/tiny/config.json: tiny: config.json: architectures must be one of ["LlamaForCausalLM"], ["Qwen2ForCausalLM"], ["Qwen3ForCausalLM"], ["MistralForCausalLM"], got ["MambaForCausalLM"]"#);
     }
 }
