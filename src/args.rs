@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
+#[cfg(feature = "engine")]
+use specrouter_engine::settings::{Device, Dtype};
 
 /// Which chain of models, with which draft lengths, should decode each request right now?
 #[derive(Debug, Parser)]
@@ -20,6 +22,15 @@ pub struct Typed {
 pub enum Command {
     /// Simulate every policy of a scenario: tables, plots, report.
     Run(RunArgs),
+    /// Run a scenario on real models: tables, texts, report.
+    #[cfg(feature = "engine")]
+    Record(RecordArgs),
+    /// Continue one prompt, its tokens coloured by the model that put them there.
+    #[cfg(feature = "engine")]
+    Generate(GenerateArgs),
+    /// Measure pass times on this device: a cost table that scenarios can name.
+    #[cfg(feature = "engine")]
+    Profile(ProfileArgs),
     /// List the policies a scenario can name, with their parameters and defaults.
     Policies(ListArgs),
     /// List the hardware catalog.
@@ -63,6 +74,143 @@ pub struct RunArgs {
     /// No progress and no notes on stderr.
     #[arg(short, long)]
     pub quiet: bool,
+}
+
+/// Arguments of `record`.
+#[cfg(feature = "engine")]
+#[derive(Debug, Args)]
+pub struct RecordArgs {
+    /// The path of a YAML file with `engine:`, or a scenario's name.
+    pub scenario: String,
+    /// Read, check and size everything, print it, and run nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Override a field, e.g. `workload.max_tokens=32` or `engine.threads=1`; repeatable.
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    pub sets: Vec<String>,
+    /// Record this many seeds, counted up from the scenario's `seed`.
+    #[arg(long, value_name = "N")]
+    pub seeds: Option<u32>,
+    /// Where passes run: cpu or cuda:N. Off the processor, mode fast.
+    #[arg(long)]
+    pub device: Option<Device>,
+    /// Format of the weights in memory.
+    #[arg(long, value_parser = dtype, value_name = "auto|f32|bf16")]
+    pub dtype: Option<Dtype>,
+    /// Do not write the generated texts.
+    #[arg(long)]
+    pub no_texts: bool,
+    /// Write tables, texts, plots and report into this folder.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// What goes to stdout.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+    /// No progress and no notes on stderr.
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Arguments of `generate`.
+#[cfg(feature = "engine")]
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// What to continue.
+    #[arg(short, long)]
+    pub prompt: String,
+    /// Model folders, cheapest first, target last.
+    #[arg(short = 'm', long = "model", value_name = "DIR", num_args = 1.., default_values = FAMILY)]
+    pub models: Vec<PathBuf>,
+    /// The policy: a name, or YAML such as `static: {chain: [tiny, large], windows: [4]}`.
+    #[arg(long, default_value = "specrouter")]
+    pub policy: String,
+    /// Most tokens to generate.
+    #[arg(short = 'n', long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_tokens: u32,
+    /// 0 is greedy.
+    #[arg(long, default_value_t = 0.8)]
+    pub temperature: f64,
+    /// Keeps the likeliest tokens up to this mass.
+    #[arg(long)]
+    pub top_p: Option<f64>,
+    /// Keeps this many of the likeliest tokens.
+    #[arg(long)]
+    pub top_k: Option<u32>,
+    /// The run's luck: the same seed gives the same text.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Where passes run: cpu or cuda:N.
+    #[arg(long, default_value_t)]
+    pub device: Device,
+    /// Format of the weights in memory.
+    #[arg(long, value_parser = dtype, value_name = "auto|f32|bf16", default_value = "auto")]
+    pub dtype: Dtype,
+    /// When tokens are coloured.
+    #[arg(long, value_enum, default_value_t)]
+    pub color: Color,
+    /// No summary on stderr.
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Arguments of `profile`.
+#[cfg(feature = "engine")]
+#[derive(Debug, Args)]
+pub struct ProfileArgs {
+    /// Model folders, or catalog names with `--dummy`.
+    #[arg(required = true)]
+    pub pool: Vec<String>,
+    /// Random weights in the shapes of catalog models.
+    #[arg(long)]
+    pub dummy: bool,
+    /// Where passes run: cpu or cuda:N.
+    #[arg(long, default_value_t)]
+    pub device: Device,
+    /// Format of the weights in memory.
+    #[arg(long, value_parser = dtype, value_name = "auto|f32|bf16", default_value = "auto")]
+    pub dtype: Dtype,
+    /// Sequences in a pass.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 4, 8, 16])]
+    pub rows: Vec<u32>,
+    /// New tokens of each.
+    #[arg(long, value_delimiter = ',', default_values_t = [1, 2, 3, 4, 6, 8, 12, 16])]
+    pub new_tokens: Vec<u32>,
+    /// Cached tokens of each.
+    #[arg(long, value_delimiter = ',', default_values_t = [32, 128, 384])]
+    pub context_tokens: Vec<u32>,
+    /// Timings of each pass; their median counts.
+    #[arg(long, default_value_t = 9)]
+    pub repeats: u32,
+    /// Write the table to this CSV file; stdout by default.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+}
+
+/// The shipped family, cheapest first.
+#[cfg(feature = "engine")]
+const FAMILY: [&str; 4] = ["models/tiny", "models/small", "models/medium", "models/large"];
+
+#[cfg(feature = "engine")]
+fn dtype(text: &str) -> Result<Dtype, String> {
+    match text {
+        "auto" => Ok(Dtype::Auto),
+        "f32" => Ok(Dtype::F32),
+        "bf16" => Ok(Dtype::Bf16),
+        other => Err(format!("expected auto, f32 or bf16, got {other}")),
+    }
+}
+
+/// When output is coloured.
+#[cfg(feature = "engine")]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Color {
+    /// When stdout is a terminal.
+    #[default]
+    Auto,
+    /// Always.
+    Always,
+    /// Never.
+    Never,
 }
 
 /// Arguments of the lists.

@@ -4,6 +4,8 @@ mod args;
 mod catalog;
 mod commands;
 mod failure;
+mod files;
+mod keep;
 mod nearest;
 mod scenario;
 mod simulate;
@@ -20,6 +22,12 @@ use clap::Parser;
 fn main() -> ExitCode {
     let result = match Typed::parse().command {
         Command::Run(args) => commands::run::run(&args),
+        #[cfg(feature = "engine")]
+        Command::Record(args) => commands::record::run(&args),
+        #[cfg(feature = "engine")]
+        Command::Generate(args) => commands::generate::run(&args),
+        #[cfg(feature = "engine")]
+        Command::Profile(args) => commands::profile::run(&args),
         Command::Policies(args) => commands::policies::run(&args),
         Command::Hardware(args) => commands::hardware::run(&args),
         Command::Models(args) => commands::models::run(&args),

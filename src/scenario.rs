@@ -7,6 +7,8 @@ mod costs;
 mod folder;
 mod pool;
 mod raw;
+#[cfg(feature = "engine")]
+mod recording;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -23,6 +25,8 @@ use specrouter_sim::cost::CostError;
 pub use arms::Arm;
 pub use costs::Costs;
 pub use raw::{Admission, RawScenario, Sampling, Tables, Verify};
+#[cfg(feature = "engine")]
+pub use recording::{Member, Recording, resolve_recording};
 
 use crate::catalog::{self, CatalogError};
 use crate::workload_file;
@@ -130,14 +134,21 @@ pub fn resolve(name: &str, sets: &[String]) -> Result<Scenario, ScenarioError> {
     within(&document, "tensor_parallel", raw.tensor_parallel, 1, MOST_DEVICES)?;
     check_sampling(&raw, &document)?;
     let pool = pool::resolve(&raw.pool, &document, &paths)?;
-    let hardware = costs::hardware(&raw.hardware, &pool, &document, &paths)?;
+    let Some(written) = &raw.hardware else {
+        return Err(document.error("", "hardware is missing: `run` simulates and must know what passes cost; a scenario with `engine` is for `specrouter record`").into());
+    };
+    let hardware = costs::hardware(written, &pool, &document, &paths)?;
     let profile = costs::profile(raw.profile.as_ref(), &hardware, &pool, &document, &paths)?;
     let kv_tokens = kv_tokens(&raw, &pool, &hardware, &document)?;
     let limits = limits(&raw, &pool, kv_tokens, &document)?;
     let slo = raw.slo.unwrap_or_default().resolve(Slo::default()).map_err(|e| document.error("slo", e))?;
     let workload = workload(&mut raw, &limits, slo, &document, &paths)?;
     let classes: Vec<String> = workload.classes().iter().map(|class| class.name.clone()).collect();
-    let acceptance = Source::resolve(&raw.acceptance, &pool, &classes).map_err(|e| document.complaint(e))?;
+    let Some(written) = &raw.acceptance else {
+        let message = "acceptance is missing: say how often each model keeps what another proposed";
+        return Err(document.error("", message).into());
+    };
+    let acceptance = Source::resolve(written, &pool, &classes).map_err(|e| document.complaint(e))?;
     let arms = arms::resolve(&raw.policies, &pool, limits.max_block, &document)?;
     let loads = loads(&raw, &document)?;
     Ok(Scenario {

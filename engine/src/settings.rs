@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::str::FromStr;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -30,15 +31,29 @@ pub enum Mode {
     Fast,
 }
 
-/// What passes compute in.
+/// Format of the weights in memory. On the processor arithmetic is f32 whichever it is; on other
+/// devices it is the weights'.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Dtype {
-    /// IEEE single.
+    /// As the weights are stored.
     #[default]
+    Auto,
+    /// IEEE single.
     F32,
     /// bfloat16.
     Bf16,
+}
+
+/// Where weights come from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Weights {
+    /// The folders that the pool names.
+    #[default]
+    Stored,
+    /// Random, in the shapes of the pool's models: for timing. The text is noise.
+    Dummy,
 }
 
 /// How passes are run for real.
@@ -51,9 +66,15 @@ pub struct EngineConfig {
     /// What is promised of the output.
     #[serde(default)]
     pub mode: Mode,
-    /// What passes compute in.
+    /// Format of the weights in memory.
     #[serde(default)]
     pub dtype: Dtype,
+    /// Where weights come from: `stored` or `dummy`.
+    #[serde(default)]
+    pub weights: Weights,
+    /// Threads of the kernels; all cores by default. Results do not depend on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<NonZeroU32>,
 }
 
 /// Settings that cannot be run. The scenario's author is at fault.
@@ -155,10 +176,18 @@ mod tests {
     #[test]
     fn settings_default_to_exact_on_the_processor() {
         let read: EngineConfig = serde_json::from_str("{}").unwrap();
-        assert_eq!(read, EngineConfig { device: Device::Cpu, mode: Mode::Exact, dtype: Dtype::F32 });
+        assert_eq!((read.device, read.mode, read.dtype), (Device::Cpu, Mode::Exact, Dtype::Auto));
         let text = r#"{"device": "cuda:1", "mode": "fast", "dtype": "bf16"}"#;
         let read: EngineConfig = serde_json::from_str(text).unwrap();
-        assert_eq!(read, EngineConfig { device: Device::Cuda(1), mode: Mode::Fast, dtype: Dtype::Bf16 });
+        assert_eq!(
+            read,
+            EngineConfig {
+                device: Device::Cuda(1),
+                mode: Mode::Fast,
+                dtype: Dtype::Bf16,
+                ..EngineConfig::default()
+            }
+        );
         assert_eq!(read.check(), Ok(()));
         assert!(serde_json::from_str::<EngineConfig>(r#"{"devise": "cpu"}"#).is_err());
     }
@@ -173,7 +202,7 @@ mod tests {
     fn the_schema_lists_every_setting() {
         let schema = serde_json::to_value(schemars::schema_for!(EngineConfig)).unwrap();
         let names: Vec<_> = schema["properties"].as_object().unwrap().keys().cloned().collect();
-        assert_eq!(names, ["device", "dtype", "mode"]);
+        assert_eq!(names, ["device", "dtype", "mode", "threads", "weights"]);
         assert_eq!(schema["properties"]["device"]["pattern"], "^(cpu|cuda:[0-9]+)$");
     }
 }

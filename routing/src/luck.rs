@@ -30,6 +30,10 @@ pub enum Stream {
     Policy = 9,
     /// Whatever a test needs.
     Test = 10,
+    /// The engine's proposals, acceptances and corrections.
+    Engine = 11,
+    /// The noise that levels share where decoding is coupled.
+    Gumbel = 12,
 }
 
 /// A run's seed; every draw starts here.

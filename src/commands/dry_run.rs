@@ -21,15 +21,28 @@ pub fn print(scenario: &Scenario, format: Format) -> Result<(), Failure> {
         .chain(processes(scenario))
         .collect();
     let arms: Vec<&str> = scenario.arms.iter().map(|arm| arm.name.as_str()).collect();
-    let notes = scenario.workload.notes();
+    print_facts(&scenario.name, facts, &arms, scenario.workload.notes(), format)
+}
+
+/// Prints what a scenario came to: facts, policies, notes.
+///
+/// # Errors
+/// [`Failure::Failed`] when stdout cannot be written.
+pub fn print_facts(
+    name: &str,
+    facts: Vec<(String, String)>,
+    arms: &[&str],
+    notes: &[String],
+    format: Format,
+) -> Result<(), Failure> {
     if format == Format::Json {
         let facts: serde_json::Map<String, serde_json::Value> =
             facts.into_iter().map(|(what, value)| (what, value.into())).collect();
         return super::print_json(
-            &json!({ "scenario": scenario.name, "facts": facts, "policies": arms, "notes": notes }),
+            &json!({ "scenario": name, "facts": facts, "policies": arms, "notes": notes }),
         );
     }
-    let mut table = Table::new(&["scenario", &scenario.name]);
+    let mut table = Table::new(&["scenario", name]);
     for (what, value) in facts {
         table.row(vec![what, value]);
     }

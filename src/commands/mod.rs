@@ -2,9 +2,15 @@
 
 pub mod completions;
 pub mod dry_run;
+#[cfg(feature = "engine")]
+pub mod generate;
 pub mod hardware;
 pub mod models;
 pub mod policies;
+#[cfg(feature = "engine")]
+pub mod profile;
+#[cfg(feature = "engine")]
+pub mod record;
 pub mod run;
 pub mod scenarios;
 pub mod schema;

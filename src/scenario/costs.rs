@@ -122,22 +122,40 @@ pub(super) fn profile(
     match (costs, hardware) {
         (None, Costs::Device(spec)) => Ok(Costs::Device(spec.clone())),
         (None, _) => Err(document.error("profile", "hardware given as a table or linear terms has no data sheet: say what policies know, e.g. the same again").into()),
-        (Some(CostsRef::Named(name)), _) if catalog::is_path(name) => {
-            let path = paths.resolve("profile", Path::new(name));
-            let source = catalog::file("profile", &path).map_err(|e| document.error("profile", e))?;
+        (Some(costs), _) => known("profile", costs, pool, document, paths),
+    }
+}
+
+/// Resolves a profile that is written: a profile file, a catalog device's data sheet, a table, linear terms.
+///
+/// # Errors
+/// As [`hardware`].
+pub(super) fn known(
+    place: &str,
+    costs: &CostsRef,
+    pool: &[ModelSpec],
+    document: &Document,
+    paths: &Paths<'_>,
+) -> Result<Costs, ScenarioError> {
+    match costs {
+        CostsRef::Named(name) if catalog::is_path(name) => {
+            let path = paths.resolve(place, Path::new(name));
+            let source = catalog::file("profile", &path).map_err(|e| document.error(place, e))?;
             let inner = source.document()?;
             let folder = source.folder.clone();
             let inner_paths = Paths { document: &inner, folder: folder.as_deref() };
             match inner.read::<CostsRef>()? {
-                CostsRef::Named(_) => Err(inner.error("", "expected {table: FILE} or {linear: [...]}, got a name").into()),
+                CostsRef::Named(_) => {
+                    Err(inner.error("", "expected {table: FILE} or {linear: [...]}, got a name").into())
+                }
                 other => measured("", &other, pool, &inner, &inner_paths),
             }
         }
-        (Some(CostsRef::Named(name)), _) => {
-            let spec = catalog::hardware(name).map_err(|e| document.error("profile", e))?;
+        CostsRef::Named(name) => {
+            let spec = catalog::hardware(name).map_err(|e| document.error(place, e))?;
             Ok(Costs::Device(Box::new(spec)))
         }
-        (Some(other), _) => measured("profile", other, pool, document, paths),
+        other => measured(place, other, pool, document, paths),
     }
 }
 

@@ -26,10 +26,15 @@ pub struct RawScenario {
     /// or folders with a Hugging Face `config.json`.
     pub pool: Vec<String>,
     /// What passes cost: a catalog name, the path of a hardware YAML file, a measured table, or
-    /// linear terms.
-    pub hardware: CostsRef,
+    /// linear terms. What `run` simulates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hardware: Option<CostsRef>,
+    /// How `record` runs the models for real.
+    #[cfg(feature = "engine")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<specrouter_engine::settings::EngineConfig>,
     /// What policies know of costs beforehand: the path of a profile YAML file, a table, or linear terms.
-    /// The default is the hardware's data sheet.
+    /// The default is the hardware's data sheet; for `record`, a short measurement.
     #[serde(default)]
     pub profile: Option<CostsRef>,
     /// Copies of the pool, each on devices of its own.
@@ -49,8 +54,9 @@ pub struct RawScenario {
     pub admission: Admission,
     /// The requests.
     pub workload: WorkloadConfig,
-    /// How often each model keeps what another proposed.
-    pub acceptance: AcceptanceConfig,
+    /// How often each model keeps what another proposed. What `run` simulates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub acceptance: Option<AcceptanceConfig>,
     /// How tokens are sampled. A simulation's acceptance already says what comes of it.
     #[serde(default)]
     pub sampling: Sampling,
@@ -218,8 +224,12 @@ pub enum Verify {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Output {
-    /// Which tables are written.
-    pub tables: Tables,
+    /// Which tables are written; by default `requests` for `run`, `full` for `record`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tables: Option<Tables>,
+    /// Whether `record` writes the generated texts; it does by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub texts: Option<bool>,
 }
 
 /// Which tables are written.
@@ -247,7 +257,7 @@ impl RawScenario {
     /// The fields, other than the workload's, that hold a path and not a name.
     pub(super) fn path_texts(&mut self) -> Vec<&mut String> {
         let costs =
-            [Some(&mut self.hardware), self.profile.as_mut()].into_iter().flatten().filter_map(|costs| {
+            [self.hardware.as_mut(), self.profile.as_mut()].into_iter().flatten().filter_map(|costs| {
                 match costs {
                     CostsRef::Named(name) => Some(name).filter(|name| crate::catalog::is_path(name)),
                     CostsRef::Table { table } => Some(table),

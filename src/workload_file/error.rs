@@ -9,6 +9,12 @@ use specrouter_routing::workload::ClientLoadError;
 /// A workload file that cannot be read, with the place, what was expected and what came.
 #[derive(Debug, thiserror::Error)]
 pub enum FileError {
+    /// Prompts where lengths are needed.
+    #[error("{}: prompts are text, and only `record` reads text: a simulation needs lengths", path.display())]
+    Prompts {
+        /// The file.
+        path: PathBuf,
+    },
     /// It cannot be opened.
     #[error("workload file {}: expected a readable file, got: {source}", path.display())]
     Open {

@@ -99,6 +99,7 @@ fn read_lines<R: BufRead, S: BufRead>(
             FileSource::Clients(Arc::new(load))
         }
         Format::LengthsCsv => FileSource::Lengths(lengths::read(lines, limit)?.into()),
+        Format::PromptsJsonl => return Err(FileError::Prompts { path }),
         Format::Csv => {
             let (rows, names) = plain::read(lines, classes, limit)?;
             class_names = names;

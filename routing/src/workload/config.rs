@@ -145,6 +145,8 @@ pub enum Format {
     LengthsCsv,
     /// arrival_s, prompt_tokens, output_tokens and optionally class.
     Csv,
+    /// Prompts, a JSON object a line: id, domain (the class), turns. For `record`; needs `arrivals`.
+    PromptsJsonl,
 }
 
 /// A kind of request.

@@ -35,6 +35,8 @@ pub enum FileSource {
     Clients(Arc<ClientLoad>),
     /// `(prompt, output)` lengths without arrivals, drawn as pairs.
     Lengths(Arc<[(u32, u32)]>),
+    /// Requests without arrivals, sent one after the other, and again from the first: prompts.
+    InOrder(Arc<[FileRow]>),
 }
 
 /// A workload file as read.
@@ -127,6 +129,8 @@ pub(super) enum LengthPlan {
     Classes,
     /// Pairs of a file, drawn with equal chances.
     Pairs(Arc<[(u32, u32)]>),
+    /// Rows of a file, request `n` the `n`-th, again from the first after the last.
+    InOrder(Arc<[FileRow]>),
     /// With the arrivals.
     OfArrivals,
 }
@@ -156,6 +160,9 @@ impl WorkloadConfig {
             }
         };
         let classes = self.resolve_classes(around, file)?;
+        if let LengthPlan::InOrder(rows) = &lengths {
+            check_rows(rows, classes.len())?;
+        }
         if let ArrivalPlan::Recorded(rows) = &arrivals {
             check_rows(rows, classes.len())?;
             if classes.len() > 1 && rows.iter().any(|row| row.class.is_none()) {
@@ -170,6 +177,11 @@ impl WorkloadConfig {
                 sum
             })
             .collect();
+        let requests = match &lengths {
+            // Prompts are sent once, if nothing else says how many requests there are.
+            LengthPlan::InOrder(rows) if self.horizon_s.is_none() => rows.len() as u64,
+            _ => MAX_REQUESTS,
+        };
         let horizon = self.horizon_s.map_or(Ok(Time::NEVER), |horizon| Time::from_seconds(horizon.get()));
         Ok(Workload {
             plan: Arc::new(Plan {
@@ -177,7 +189,7 @@ impl WorkloadConfig {
                 lengths,
                 classes,
                 shares,
-                requests: self.requests.unwrap_or(MAX_REQUESTS),
+                requests: self.requests.unwrap_or(requests),
                 horizon: horizon.map_err(|e| value("horizon_s", e.expected, e.value))?,
                 speed: self.speed.map_or(1.0, Positive::get),
                 context_tokens: around.context_tokens,
@@ -245,13 +257,18 @@ impl WorkloadConfig {
                 }
                 Ok((self.generated()?, LengthPlan::Pairs(pairs.clone())))
             }
+            FileSource::InOrder(rows) => {
+                note_prompts(&mut rows.iter().map(|row| row.prompt_tokens));
+                Ok((self.generated()?, LengthPlan::InOrder(rows.clone())))
+            }
         }
     }
 
     /// A file may be put under a scenario that has arrivals and lengths of its own; that is said.
     fn note_overridden(&self, file: &FileWorkload, notes: &mut Vec<String>) {
         let lengths = self.classes.iter().any(|c| c.prompt_tokens.is_some() || c.output_tokens.is_some());
-        let arrivals = self.arrivals.is_some() && !matches!(file.source, FileSource::Lengths(_));
+        let arrivals = self.arrivals.is_some()
+            && !matches!(file.source, FileSource::Lengths(_) | FileSource::InOrder(_));
         let what = match (arrivals, lengths) {
             (true, true) => "arrivals and lengths",
             (true, false) => "arrivals",

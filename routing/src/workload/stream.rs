@@ -60,6 +60,11 @@ impl RequestStream {
     /// A request whose lengths are drawn.
     fn drawn(&self, id: u64, arrival: Time) -> Request {
         let plan = &*self.workload.plan;
+        if let LengthPlan::InOrder(rows) = &plan.lengths {
+            let row = rows[(id % rows.len() as u64) as usize]; // Checked: there is one.
+            let class = row.class.unwrap_or_else(|| self.class(id));
+            return self.request(id, arrival, class, row.prompt_tokens, row.output_tokens);
+        }
         let class = self.class(id);
         let (u, v) = self.lengths.uniform_pair(id, 0);
         let (prompt, output) = match (&plan.lengths, &plan.classes[class.index()].laws) {

@@ -1,10 +1,8 @@
 //! `specrouter run`: every policy of a scenario, over its seeds and loads.
 
 mod arms;
-mod files;
-mod progress;
+pub(super) mod progress;
 
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -13,6 +11,7 @@ use specrouter_routing::workload::Workload;
 
 use crate::args::{Format, RunArgs};
 use crate::failure::Failure;
+use crate::files;
 use crate::scenario::{self, Scenario};
 use crate::simulate;
 use arms::{Done, Job};
@@ -29,13 +28,15 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     if args.dry_run {
         return super::dry_run::print(&scenario, args.format);
     }
-    let out = args.out.clone().unwrap_or_else(|| default_folder(&args.scenario));
-    files::prepare(&out, &scenario)?;
+    let out = args.out.clone().unwrap_or_else(|| files::default_folder(&args.scenario));
+    files::prepare(&out, &scenario.resolved_text()?)?;
     let stop = on_interrupt()?;
     let workloads = workloads(&scenario, &stop)?;
     let jobs = jobs(&scenario, workloads.len());
     let threads = args.jobs.map_or_else(cores, std::num::NonZeroUsize::get).min(jobs.len());
-    let bar = progress::bar(&scenario, &workloads, jobs.len(), args.quiet);
+    let runs = (scenario.arms.len() * scenario.seeds.len()) as u64;
+    let requests = workloads.iter().map(|(_, workload)| workload.size().requests * runs).sum();
+    let bar = progress::bar(requests, jobs.len(), args.quiet);
     let done = arms::run_all(&scenario, &workloads, &jobs, threads, &out, &bar, &stop);
     bar.finish();
     let done = done?;
@@ -64,20 +65,12 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     Ok(())
 }
 
-/// `out/NAME` for a scenario of the catalog or a file.
-fn default_folder(scenario: &str) -> PathBuf {
-    let stem = Path::new(scenario)
-        .file_stem()
-        .map_or_else(|| "run".into(), |stem| stem.to_string_lossy().into_owned());
-    Path::new("out").join(stem)
-}
-
 fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
 }
 
 /// A flag that Ctrl-C raises.
-fn on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
+pub(super) fn on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
     let stop = Arc::new(AtomicBool::new(false));
     let raised = Arc::clone(&stop);
     ctrlc::set_handler(move || raised.store(true, Ordering::Relaxed)).map_err(anyhow::Error::new)?;

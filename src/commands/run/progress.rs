@@ -4,9 +4,6 @@ use std::io::{IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use specrouter_routing::workload::Workload;
-
-use crate::scenario::Scenario;
 
 /// Requests ended over requests to come, with ETA.
 pub struct Bar {
@@ -15,13 +12,11 @@ pub struct Bar {
     done: AtomicU64,
 }
 
-/// A bar over all jobs; hidden when quiet or when stderr is no terminal.
-pub fn bar(scenario: &Scenario, workloads: &[(Option<f64>, Workload)], jobs: usize, quiet: bool) -> Bar {
-    let runs = (scenario.arms.len() * scenario.seeds.len()) as u64;
-    let total: u64 = workloads.iter().map(|(_, workload)| workload.size().requests * runs).sum();
+/// A bar over the requests of all jobs; hidden when quiet or when stderr is no terminal.
+pub fn bar(requests: u64, jobs: usize, quiet: bool) -> Bar {
     let hidden = quiet || !std::io::stderr().is_terminal();
     let target = if hidden { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr_with_hz(8) };
-    let bar = ProgressBar::with_draw_target(Some(total), target);
+    let bar = ProgressBar::with_draw_target(Some(requests), target);
     let style = ProgressStyle::with_template("{bar:30} {percent:>3}%  {msg}  {per_sec} requests  ETA {eta}");
     bar.set_style(style.expect("the template is valid"));
     Bar { bar, jobs, done: AtomicU64::new(0) }

@@ -1,18 +1,16 @@
 //! The folder of a run: the resolved scenario, the report, the summary, the plots.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context;
 use specrouter_reports::Report;
 
-use crate::scenario::Scenario;
-
-/// Makes the folder and writes `scenario.resolved.yaml`, before anything runs: a folder that cannot
+/// Makes the folder and writes the resolved `scenario`, before anything runs: a folder that cannot
 /// be written is known at once.
 ///
 /// # Errors
 /// Whatever the disk says, with the path.
-pub fn prepare(out: &Path, scenario: &Scenario) -> anyhow::Result<()> {
+pub fn prepare(out: &Path, scenario: &str) -> anyhow::Result<()> {
     std::fs::create_dir_all(out).with_context(|| format!("cannot make the folder {}", out.display()))?;
     let resolved = out.join("scenario.resolved.yaml");
     let arms = out.join("arms");
@@ -20,7 +18,7 @@ pub fn prepare(out: &Path, scenario: &Scenario) -> anyhow::Result<()> {
     if resolved.exists() && arms.exists() {
         std::fs::remove_dir_all(&arms).with_context(|| format!("cannot clear {}", arms.display()))?;
     }
-    put(&resolved, &scenario.resolved_text()?)
+    put(&resolved, scenario)
 }
 
 /// Writes the report.
@@ -38,8 +36,19 @@ pub fn write(out: &Path, report: &Report) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// `out/NAME` for a scenario of the catalog or a file.
+pub fn default_folder(scenario: &str) -> PathBuf {
+    let stem = Path::new(scenario)
+        .file_stem()
+        .map_or_else(|| "run".into(), |stem| stem.to_string_lossy().into_owned());
+    Path::new("out").join(stem)
+}
+
 /// Writes beside and renames: a file of this name is whole or the old one.
-fn put(path: &Path, text: &str) -> anyhow::Result<()> {
+///
+/// # Errors
+/// Whatever the disk says, with the path.
+pub fn put(path: &Path, text: &str) -> anyhow::Result<()> {
     let beside = path.with_extension("tmp");
     std::fs::write(&beside, text)
         .and_then(|()| std::fs::rename(&beside, path))

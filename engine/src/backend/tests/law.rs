@@ -1,0 +1,141 @@
+//! Invariant 7, by enumeration: the joint law of the committed text is the target's, whatever the
+//! chain, the windows, the stop rule and the policy (rules R1 to R5).
+
+use super::enumerate::{Law, Setup, distance, law, target_law};
+use super::policies::{OneEach, reactive};
+use super::*;
+
+/// Three models that agree in part.
+pub fn family(vocabulary: u32, seed: u64) -> World {
+    World::new((0..3).map(|m| Table::random(vocabulary, seed, m, 0.9)).collect())
+}
+
+pub fn job(sampling: Sampling) -> Job {
+    Job { prompt: vec![1, 0], limit: 30, sampling, seed: 3, stop: vec![] }
+}
+
+#[track_caller]
+fn lossless(setup: &Setup) -> Law {
+    lossless_to(setup, 4)
+}
+
+#[track_caller]
+fn lossless_to(setup: &Setup, tokens: usize) -> Law {
+    let found = law(setup, tokens);
+    let total: f64 = found.of.values().sum();
+    assert!((total - 1.0).abs() < 1e-12, "chances add up to {total}");
+    let target = target_law(&setup.world, setup.jobs.last().unwrap(), tokens);
+    let off = distance(&found.of, &target);
+    assert!(off < 1e-12, "off by {off:e} after {} runs", found.runs);
+    found
+}
+
+const STOPS: [StopRule; 3] =
+    [StopRule::Never, StopRule::TopProbabilityBelow(0.55), StopRule::EntropyAbove(0.95)];
+
+#[test]
+fn invariant_7_static_chains_with_every_stop_rule_are_lossless() {
+    let windows: [&[u32]; 5] = [&[1, 1], &[2, 1], &[1, 2], &[2, 2], &[3, 3]];
+    for (index, &windows) in windows.iter().enumerate() {
+        for stop in STOPS {
+            let world = family(2, 10 + index as u64);
+            let found =
+                lossless(&Setup::always(world, job(plain()), plan(&[0, 1, 2], windows).stopping(stop)));
+            assert!(found.kept > 0 && found.rejected > 0, "intermediate verdicts of both kinds");
+        }
+    }
+}
+
+#[test]
+fn invariant_7_larger_vocabularies_are_lossless() {
+    for (vocabulary, windows) in [(3, [2, 2]), (3, [3, 2]), (3, [2, 3]), (4, [2, 1]), (5, [2, 1])] {
+        let world = family(vocabulary, 20);
+        let found = lossless(&Setup::always(world, job(plain()), plan(&[0, 1, 2], &windows)));
+        assert!(found.states > 5_000);
+    }
+    lossless(&Setup::always(family(3, 21), job(plain()), plan(&[0, 2], &[3])));
+    lossless(&Setup::always(family(5, 22), job(plain()), plan(&[1, 2], &[3])));
+}
+
+#[test]
+fn invariant_7_a_policy_that_reacts_to_what_was_rolled_back_is_lossless() {
+    for (seed, stop) in STOPS.into_iter().enumerate() {
+        let plans = [
+            plan(&[0, 1, 2], &[2, 2]).stopping(stop),
+            plan(&[2], &[]),
+            plan(&[0, 2], &[2]).stopping(stop),
+            plan(&[0, 1, 2], &[3, 1]),
+            plan(&[1, 2], &[1]),
+        ];
+        let world = family(2, 30 + seed as u64);
+        // Seven tokens: three rounds and more on every path.
+        let found = lossless_to(&Setup::new(world, job(plain()), move || reactive(&plans)), 7);
+        assert!(found.kept > 0 && found.rejected > 0);
+    }
+}
+
+/// Policies of the product, quick to learn so that they change their minds within four tokens.
+#[test]
+fn invariant_7_the_policies_of_the_product_are_lossless() {
+    let quick = r#""half_life": 1.0, "probe_rounds": 1, "max_window": 2, "hysteresis": 0.0"#;
+    let configs = [
+        (format!(r#"{{"specrouter": {{"scope": "per_request", {quick}}}}}"#), 4),
+        (format!(r#"{{"specrouter": {{"scope": "per_batch", {quick}}}}}"#), 4),
+        (r#"{"goodput": {"draft": "toy-0", "max_window": 3, "weight": 0.9}}"#.to_owned(), 4),
+        (
+            r#"{"batch_table": {"chain": ["toy-0", "toy-1", "toy-2"], "table": [{"up_to": 4, "windows": [2, 1]}],
+                "disable": {"below": 0.6, "verifications": 1}}}"#
+                .to_owned(),
+            4,
+        ),
+    ];
+    for (index, (config, max_block)) in configs.into_iter().enumerate() {
+        let config = serde_json::from_str(&config).unwrap();
+        let mut world = family(3, 90 + index as u64);
+        world.limits.max_block = max_block;
+        let setup = Setup::new(world, job(plain()), move || policies::remembering(&config, max_block));
+        let found = lossless(&setup);
+        assert!(found.states > 250, "the policy speculated: {} states", found.states);
+    }
+}
+
+#[test]
+fn invariant_7_top_k_and_top_p_are_lossless() {
+    let cuts =
+        [(0.7, Some(2), None), (1.3, None, Some(0.8)), (0.9, Some(3), Some(0.7)), (1.0, Some(1), None)];
+    for (seed, (temperature, top_k, top_p)) in cuts.into_iter().enumerate() {
+        let sampling = Sampling::new(temperature, top_k, top_p).unwrap();
+        let world = family(4, 40 + seed as u64);
+        lossless(&Setup::always(world, job(sampling), plan(&[0, 1, 2], &[2, 1])));
+    }
+}
+
+#[test]
+fn invariant_7_stop_tokens_and_limits_are_lossless() {
+    for (seed, limit) in [(50, 30), (51, 3), (52, 2)] {
+        let job = Job { stop: vec![1], limit, ..job(plain()) };
+        let setup = Setup::always(family(3, seed), job, plan(&[0, 1, 2], &[2, 2]));
+        lossless(&setup);
+    }
+}
+
+/// A greedy request, older, decodes plainly and takes memory away from the one that is watched, which
+/// is preempted with blocks pending.
+#[test]
+fn invariant_7_preemption_in_mid_round_is_lossless() {
+    let mut preempted = 0;
+    for (seed, windows) in [(60, [2, 2]), (61, [3, 1]), (62, [1, 3])] {
+        let mut world = family(2, seed);
+        world.kv = vec![48, 48, 28];
+        world.limits.hold_passes = Some(1); // Their rounds do not begin together.
+        let prompt = vec![0, 1, 1, 0, 1];
+        let older = Job { prompt, limit: 18, sampling: Sampling::greedy(), seed: 1, stop: vec![] };
+        let watched = plan(&[0, 1, 2], &windows);
+        let mut setup = Setup::new(world, job(plain()), move || {
+            (Box::new(OneEach(vec![plan(&[2], &[]), watched])), Default::default())
+        });
+        setup.jobs.insert(0, older);
+        preempted += lossless(&setup).preempted;
+    }
+    assert!(preempted > 100, "blocks were pending when caches went");
+}

@@ -1,0 +1,84 @@
+//! The models of a pool, opened as the settings say.
+
+use std::path::Path;
+
+use specrouter_routing::profile::ModelSpec;
+
+use crate::config::{Architecture, DecoderConfig, Rope, RopeScaling};
+use crate::decoder::{Decoder, DecoderOptions};
+use crate::level::LevelModel;
+use crate::load::{Checkpoint, Dummy, LoadError};
+use crate::settings::{Device, Dtype, EngineConfig};
+
+/// A model that cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum OpenError {
+    /// Its folder is at fault.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// This build cannot run on the device.
+    #[error("{model}: device {device} needs a build with CUDA: cargo build --release --features cuda")]
+    NoDevice {
+        /// The model.
+        model: String,
+        /// What was asked for.
+        device: Device,
+    },
+}
+
+/// Opens the Hugging Face folder `dir` as the model `name`, with `kv_tokens` tokens of KV memory.
+///
+/// # Errors
+/// [`OpenError`], naming the file or the device.
+pub fn open(
+    dir: &Path,
+    name: &str,
+    settings: &EngineConfig,
+    kv_tokens: u64,
+) -> Result<Box<dyn LevelModel>, OpenError> {
+    let options = options(name, settings, kv_tokens)?;
+    let mut checkpoint = Checkpoint::open(dir, name)?;
+    let config = checkpoint.config().clone();
+    let decoder = Decoder::load(config, &mut checkpoint, options)?;
+    checkpoint.check_all_taken()?;
+    Ok(Box::new(decoder))
+}
+
+/// A model of `spec`'s shapes with random weights: a Llama, in bfloat16 unless the settings say f32.
+///
+/// # Errors
+/// [`OpenError`], naming the device.
+pub fn dummy(
+    spec: &ModelSpec,
+    settings: &EngineConfig,
+    kv_tokens: u64,
+) -> Result<Box<dyn LevelModel>, OpenError> {
+    let options = options(&spec.name, settings, kv_tokens)?;
+    let config = DecoderConfig {
+        spec: spec.clone(),
+        architecture: Architecture::Llama,
+        rope: Rope { theta: 10_000.0, scaling: RopeScaling::None },
+        norm_epsilon: 1e-5,
+    };
+    let weights = Dummy::new(0);
+    let mut weights = if settings.dtype == Dtype::F32 { weights } else { weights.bf16() };
+    Ok(Box::new(Decoder::load(config, &mut weights, options)?))
+}
+
+fn options(name: &str, settings: &EngineConfig, kv_tokens: u64) -> Result<DecoderOptions, OpenError> {
+    match settings.device {
+        Device::Cpu => Ok(DecoderOptions { dtype: settings.dtype, ..DecoderOptions::new(kv_tokens) }),
+        device @ Device::Cuda(_) => Err(OpenError::NoDevice { model: name.to_owned(), device }),
+    }
+}
+
+/// Makes the current thread and `threads − 1` others share the kernels' work, for the rest of the
+/// process; all cores when `None`. Called once, before anything runs; later calls change nothing.
+pub fn share_work(threads: Option<std::num::NonZeroU32>) -> usize {
+    let threads = threads.map_or(0, |threads| threads.get() as usize);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).use_current_thread();
+    // The second call fails, and the first one's pool stays.
+    let _ = pool.build_global();
+    rayon::current_num_threads()
+}

@@ -1,0 +1,246 @@
+//! One arm under one seed on real models.
+
+use std::cell::RefCell;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::Context;
+use specrouter_engine::backend::{EngineBackend, Finished};
+use specrouter_engine::level::LevelModel;
+use specrouter_engine::serve::{Ended, Jobs, Watcher, serve};
+use specrouter_engine::stopwatch::Stopwatch;
+use specrouter_reports::{Collector, Facts, Keep, SeedResult, SeedSummary};
+use specrouter_routing::ids::{ReplicaId, RequestId};
+use specrouter_routing::luck::Luck;
+use specrouter_routing::profile::{Corrected, PassCosts};
+use specrouter_routing::record::{
+    DecisionRecord, PassRecord, RequestRecord, RoundRecord, Sink, VerificationRecord, Wants,
+};
+use specrouter_routing::replica::Replica;
+use specrouter_routing::units::{Span, Time};
+use specrouter_traces::{Run, Tables, TraceWriter};
+
+use super::texts::{StepBook, Texts};
+use crate::commands::run::progress::Bar;
+use crate::keep::{Both, folder};
+use crate::scenario::{self, Arm, Recording};
+
+/// The models of the pool, which one arm after another uses.
+pub type Models = Vec<Box<dyn LevelModel>>;
+
+/// Where an arm is recorded, and who watches.
+pub struct Surroundings<'a> {
+    /// The run's folder.
+    pub out: &'a Path,
+    /// What policies know of pass times beforehand.
+    pub belief: Arc<dyn PassCosts>,
+    /// Progress.
+    pub bar: &'a Bar,
+    /// Raised by Ctrl-C.
+    pub stop: &'a AtomicBool,
+    /// What runs the models, for the manifest.
+    pub device: &'a str,
+    /// Is this the first seed?
+    pub first: bool,
+}
+
+/// Records `arm` under `seed`; `None` when it was interrupted: what had finished is kept, marked as
+/// incomplete.
+///
+/// # Errors
+/// A policy's bad answer, a pass that failed, the disk.
+pub fn record(
+    recording: &Recording,
+    arm: &Arm,
+    seed: u64,
+    models: &mut Models,
+    around: &Surroundings<'_>,
+) -> anyhow::Result<Option<SeedSummary>> {
+    let pool: Vec<String> = recording.pool.iter().map(|model| model.name.clone()).collect();
+    let classes: Vec<String> = recording.workload.classes().iter().map(|class| class.name.clone()).collect();
+    let folder = folder(around.out, &arm.name, None, seed);
+    let tables = match recording.raw.output.tables.unwrap_or(scenario::Tables::Full) {
+        scenario::Tables::Summary => Tables::Summary,
+        scenario::Tables::Requests => Tables::Requests,
+        scenario::Tables::Full => Tables::Full,
+    };
+    let mut collector = Collector::new(Keep::Summary);
+    if tables != Tables::Summary && around.first {
+        collector = collector.with_timeline();
+    }
+    let writer = match tables {
+        Tables::Summary => None,
+        _ => {
+            let run = Run {
+                tool_version: env!("CARGO_PKG_VERSION").into(),
+                scenario: recording.resolved_text()?,
+                seed,
+                policy: arm.name.clone(),
+                pool: pool.clone(),
+                classes: classes.clone(),
+                device: around.device.to_owned(),
+            };
+            Some(TraceWriter::create(&folder, tables, run)?)
+        }
+    };
+    let texts = match recording.raw.output.texts.unwrap_or(true) {
+        true => Some(Texts::create(&folder)?),
+        false => None,
+    };
+
+    let raw = &recording.raw;
+    let policy = arm.build(&recording.pool, recording.limits.max_block)?;
+    let kv = vec![recording.kv_tokens; pool.len()];
+    let believed = Corrected::new(Arc::clone(&around.belief));
+    let (id, limits) = (ReplicaId(0), recording.limits.clone());
+    let mut replica = Replica::new(id, limits, &kv, raw.limits.block_size, policy, believed)?;
+    let luck = Luck::new(seed);
+    let watch = Stopwatch::start();
+    let mut backend = EngineBackend::new(std::mem::take(models), recording.verify, luck, watch)?;
+
+    let steps = RefCell::new(StepBook::default());
+    let mut sink = Ears { both: Both { collector, writer }, steps: &steps, bar: around.bar, kept: watch };
+    let watcher = &mut Watch { recording, texts, steps: &steps, failed: None, stop: around.stop };
+    let mut requests = recording.workload.stream(luck);
+    let ended = match recording.workload.users() {
+        Some(users) => {
+            let mut left = recording.workload.size().requests;
+            let mut send = |id: RequestId, now: Time| {
+                left = left.checked_sub(1)?;
+                Some((requests.next_request(id, now)?, recording.prompt(id.0).1))
+            };
+            let jobs = Jobs::Users(users, &mut send);
+            serve(&mut replica, &mut backend, watch, jobs, recording.workload.horizon(), &mut sink, watcher)
+        }
+        None => {
+            let mut arriving = requests.by_ref().map(|request| {
+                let prompt = recording.prompt(request.id.0).1;
+                (request, prompt)
+            });
+            let jobs = Jobs::Arriving(&mut arriving);
+            serve(&mut replica, &mut backend, watch, jobs, recording.workload.horizon(), &mut sink, watcher)
+        }
+    };
+    let end = watch.read();
+    let tally = replica.close(&mut sink);
+    let failed = watcher.failed.take();
+    *models = backend.into_models();
+    let writer = sink.both.writer.take();
+    let ended = match (ended, failed) {
+        (Ok(ended), None) => ended,
+        (Err(error), _) => {
+            keep(writer);
+            return Err(error).with_context(|| format!("{}, seed {seed}", arm.name));
+        }
+        (Ok(_), Some(error)) => {
+            keep(writer);
+            return Err(error);
+        }
+    };
+    if ended == Ended::Interrupted {
+        keep(writer);
+        return Ok(None);
+    }
+    if let Some(writer) = writer {
+        writer.finish()?;
+    }
+    if let Some(timeline) = &sink.both.collector.timeline {
+        crate::files::put(&folder.join("timeline.json"), &timeline.json(&pool))?;
+    }
+    let result = SeedResult {
+        seed,
+        columns: sink.both.collector.columns,
+        tally,
+        end,
+        replicas: 1,
+        devices_per_replica: 1,
+        dollars_per_device_hour: None,
+        watts_per_device: None,
+        kv_blocks_total: recording.kv_tokens / u64::from(raw.limits.block_size) * pool.len() as u64,
+    };
+    Ok(Some(result.reduce(&Facts { pool, classes })))
+}
+
+/// Makes what was written of an unfinished trace readable. (Its manifest says that it is not whole.)
+fn keep(writer: Option<TraceWriter>) {
+    if let Some(mut writer) = writer {
+        // An earlier error is being told already.
+        let _ = writer.checkpoint();
+    }
+}
+
+/// Writes texts as they are finished, and lets Ctrl-C and a full disk end the run.
+struct Watch<'a> {
+    recording: &'a Recording,
+    texts: Option<Texts>,
+    steps: &'a RefCell<StepBook>,
+    failed: Option<anyhow::Error>,
+    stop: &'a AtomicBool,
+}
+
+impl Watcher for Watch<'_> {
+    fn finished(&mut self, text: Finished) {
+        let steps = self.steps.borrow_mut().take(text.request);
+        if let Some(texts) = &mut self.texts
+            && self.failed.is_none()
+        {
+            self.failed = texts.write(self.recording, &text, &steps).err();
+        }
+    }
+
+    fn go_on(&mut self, _: Time) -> bool {
+        self.failed.is_none() && !self.stop.load(Ordering::Relaxed)
+    }
+}
+
+/// Time between two checkpoints of the trace: what a killed recording may lose.
+const CHECKPOINT_NANOS: u64 = 10_000_000_000;
+
+/// Listens for the tables, the texts' steps and the progress bar.
+struct Ears<'a> {
+    both: Both,
+    steps: &'a RefCell<StepBook>,
+    bar: &'a Bar,
+    /// Started at the last checkpoint.
+    kept: Stopwatch,
+}
+
+impl Sink for Ears<'_> {
+    fn wants(&self) -> Wants {
+        Wants { rounds: true, ..self.both.wants() }
+    }
+
+    fn request(&mut self, record: &RequestRecord) {
+        self.both.request(record);
+        self.bar.advance(1, 0);
+        if self.kept.read().nanos() >= CHECKPOINT_NANOS
+            && let Some(writer) = &mut self.both.writer
+        {
+            // An error stays in the writer and is told at the end.
+            let _ = writer.checkpoint();
+            self.kept = Stopwatch::start();
+        }
+    }
+
+    fn gap(&mut self, gap: Span) {
+        self.both.gap(gap);
+    }
+
+    fn pass(&mut self, record: &PassRecord) {
+        self.both.pass(record);
+    }
+
+    fn verification(&mut self, record: &VerificationRecord) {
+        self.both.verification(record);
+    }
+
+    fn round(&mut self, record: &RoundRecord) {
+        self.both.round(record);
+        self.steps.borrow_mut().add(record);
+    }
+
+    fn decision(&mut self, record: &DecisionRecord) {
+        self.both.decision(record);
+    }
+}
