@@ -157,10 +157,10 @@ pub struct GenerateArgs {
 #[cfg(feature = "engine")]
 #[derive(Debug, Args)]
 pub struct ProfileArgs {
-    /// Model folders, or catalog names with `--dummy`.
+    /// Model folders; with `--dummy`, catalog names or model YAML files.
     #[arg(required = true)]
     pub pool: Vec<String>,
-    /// Random weights in the shapes of catalog models.
+    /// Random weights in the models' shapes.
     #[arg(long)]
     pub dummy: bool,
     /// Where passes run: cpu or cuda:N.

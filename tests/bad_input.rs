@@ -74,7 +74,7 @@ fn what_is_no_scenario_is_refused() {
     insta::assert_snapshot!(refused("just words"), @"s.yaml:1:1: expected a map of fields, got `just words`");
     insta::assert_snapshot!(refused("- a\n- list\n"), @"s.yaml:1:1: expected a map of fields, got a list");
     insta::assert_snapshot!(refused(format!("{SCENARIO}---\nseed: 8\n")), @"s.yaml:24:1: expected one document, got a second (`---`)");
-    insta::assert_snapshot!(refused(&SCENARIO[..SCENARIO.find("h100-sxm").unwrap()]), @"s.yaml:4:9: hardware: expected a name, a path, {table: FILE} or {linear: [...]}, got nothing");
+    insta::assert_snapshot!(refused(&SCENARIO[..SCENARIO.find("h100-sxm").unwrap()]), @"s.yaml:2:1: missing field `workload`");
     insta::assert_snapshot!(refused("x".repeat(2 << 20)), @"s.yaml: a YAML file has at most 1048576 bytes, got 1048577");
 }
 
@@ -105,7 +105,7 @@ fn fields_that_are_not_known_name_the_nearest() {
     insta::assert_snapshot!(edit("windows: [4]", "widnows: [4]"), @"s.yaml:21:48: policies[1].static: unknown field `widnows`; did you mean `windows`?");
     insta::assert_snapshot!(edit("seeds: 2", "seeds: 2\ndispatcher: least_loadde"), @"s.yaml:23:13: dispatcher: unknown name `least_loadde`; did you mean `least_loaded`?");
     insta::assert_snapshot!(edit("pool: [llama-68m, llama-3.2-1b, llama-3.1-8b]\n", ""), @"s.yaml:2:1: missing field `pool`");
-    insta::assert_snapshot!(edit("hardware: h100-sxm\n", ""), @"s.yaml:2:1: missing field `hardware`");
+    insta::assert_snapshot!(edit("hardware: h100-sxm\n", ""), @"s.yaml:2:1: hardware is missing: `run` simulates and must know what passes cost; a scenario with `engine` is for `specrouter record`");
     insta::assert_snapshot!(edit("  - target_only\n", "  - target_only: {window: 3}\n"), @"s.yaml:20:18: policies[0].target_only: `target_only` has no fields: write it alone");
 }
 

@@ -9,4 +9,6 @@ mod command;
 mod costs;
 mod floors;
 mod program;
+#[cfg(feature = "engine")]
+mod record;
 mod run;

@@ -39,7 +39,11 @@ pub fn run(args: &ProfileArgs) -> Result<(), Failure> {
     for name in &args.pool {
         progress::say(&format!("measuring {name}"));
         let (spec, mut model) = if args.dummy {
-            let spec = catalog::model(name).map_err(Failure::input)?;
+            let spec = match catalog::is_path(name) {
+                true => catalog::model_file(Path::new(name)),
+                false => catalog::model(name),
+            };
+            let spec = spec.map_err(Failure::input)?;
             let model = pool::dummy(&spec, &settings, kv_tokens).map_err(Failure::input)?;
             (spec, model)
         } else {

@@ -18,7 +18,7 @@ use specrouter_routing::workload::{FileRow, FileSource, FileWorkload, Format, Su
 
 use super::costs::{self, Costs};
 use super::{
-    Arm, Paths, RawScenario, ScenarioError, arms, check_sampling, limits, pool, raw, seeds, within, yaml,
+    Arm, Paths, RawScenario, ScenarioError, arms, check_sampling, limits, pool, raw, seeds, yaml,
 };
 use crate::catalog;
 use crate::yaml::Document;
@@ -103,8 +103,12 @@ pub fn resolve_recording(name: &str, sets: &[String]) -> Result<Recording, Scena
     };
     engine.check().map_err(|e| document.error("engine", e))?;
     let seeds = seeds(&raw, &document)?;
-    within(&document, "replicas", raw.replicas, 1, 1)?;
-    within(&document, "tensor_parallel", raw.tensor_parallel, 1, 1)?;
+    for (place, value) in [("replicas", raw.replicas), ("tensor_parallel", raw.tensor_parallel)] {
+        if value != 1 {
+            let message = format!("expected 1: `record` runs one replica on one device, got {value}");
+            return Err(document.error(place, message).into());
+        }
+    }
     if raw.sweep.is_some() {
         return Err(document
             .error("sweep", "expected no sweep: `record` runs the workload's own rate")

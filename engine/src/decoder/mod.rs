@@ -5,7 +5,7 @@
 //! before it alone: not on the batch, on chunking of prompts, or on the number of threads.
 
 mod forward;
-mod rope;
+pub(crate) mod rope;
 #[cfg(test)]
 mod tests;
 

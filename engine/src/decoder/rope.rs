@@ -4,14 +4,14 @@ use crate::config::{Rope, RopeScaling};
 
 /// Cosines and sines of positions 0, 1, …; `[positions, D / 2]` each.
 #[derive(Clone, Debug)]
-pub(super) struct Angles {
+pub(crate) struct Angles {
     frequencies: Vec<f64>,
     cos: Vec<f32>,
     sin: Vec<f32>,
 }
 
 impl Angles {
-    pub(super) fn new(rope: &Rope, head_dim: usize) -> Self {
+    pub(crate) fn new(rope: &Rope, head_dim: usize) -> Self {
         let frequency =
             |i: usize| scaled(1.0 / rope.theta.powf(2.0 * i as f64 / head_dim as f64), rope.scaling);
         let frequencies = (0..head_dim / 2).map(frequency).collect();
@@ -19,7 +19,7 @@ impl Angles {
     }
 
     /// Makes the angles of every position below `positions`.
-    pub(super) fn reach(&mut self, positions: usize) {
+    pub(crate) fn reach(&mut self, positions: usize) {
         let half = self.frequencies.len();
         for position in self.cos.len() / half..positions {
             for frequency in &self.frequencies {
@@ -32,7 +32,7 @@ impl Angles {
     }
 
     /// `[D / 2]` cosines and sines of a position that [`reach`](Self::reach) made.
-    pub(super) fn at(&self, position: usize) -> (&[f32], &[f32]) {
+    pub(crate) fn at(&self, position: usize) -> (&[f32], &[f32]) {
         let half = self.frequencies.len();
         let own = position * half..(position + 1) * half;
         (&self.cos[own.clone()], &self.sin[own])
