@@ -48,19 +48,15 @@ pub fn measure<M: LevelModel>(
     let mut logits = Vec::new();
     let vocabulary = model.vocabulary() as u32;
     let most = grid.rows.iter().copied().max().unwrap_or(0);
-    'contexts: for &context in &grid.context_tokens {
-        for row in 0..most {
-            let tokens: Vec<u32> = (0..context).map(|i| (i * 7 + row * 13) % vocabulary).collect();
-            match forward(model, &[(row, 0, &tokens)], &mut logits) {
-                Ok(()) => {}
-                Err(ForwardError::KvFull { .. }) => {
-                    clear(model, most);
-                    continue 'contexts;
-                }
+    for &context in &grid.context_tokens {
+        let mut filled = 0;
+        for &rows in &grid.rows {
+            match fill(model, filled..rows, context, &mut logits) {
+                Ok(()) => filled = filled.max(rows),
+                // Larger ones do not fit either.
+                Err(ForwardError::KvFull { .. }) => break,
                 Err(error) => return Err(error),
             }
-        }
-        for &rows in &grid.rows {
             for &new in &grid.new_tokens {
                 let tokens: Vec<u32> = (0..new).map(|i| (i * 11 + 3) % vocabulary).collect();
                 let pieces: Vec<(u32, u32, &[u32])> =
@@ -98,6 +94,21 @@ pub fn measure<M: LevelModel>(
         clear(model, most);
     }
     Ok(table)
+}
+
+/// Prompts of `context` tokens for these slots.
+fn fill<M: LevelModel>(
+    model: &mut M,
+    slots: std::ops::Range<u32>,
+    context: u32,
+    logits: &mut Vec<f32>,
+) -> Result<(), ForwardError> {
+    let vocabulary = model.vocabulary() as u32;
+    for slot in slots {
+        let tokens: Vec<u32> = (0..context).map(|i| (i * 7 + slot * 13) % vocabulary).collect();
+        forward(model, &[(slot, 0, &tokens)], logits)?;
+    }
+    Ok(())
 }
 
 fn clear<M: LevelModel>(model: &mut M, rows: u32) {

@@ -17,9 +17,7 @@ use specrouter_routing::units::Time;
 use specrouter_routing::workload::{FileRow, FileSource, FileWorkload, Format, Surroundings, Workload};
 
 use super::costs::{self, Costs};
-use super::{
-    Arm, Paths, RawScenario, ScenarioError, arms, check_sampling, limits, pool, raw, seeds, yaml,
-};
+use super::{Arm, Paths, RawScenario, ScenarioError, arms, check_sampling, limits, pool, raw, seeds, yaml};
 use crate::catalog;
 use crate::yaml::Document;
 

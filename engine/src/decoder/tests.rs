@@ -160,15 +160,15 @@ fn what_does_not_fit_is_named_and_changes_no_cache() {
     let mut logits = Vec::new();
     let mut message =
         |pieces: &[Piece<'_>]| decoder.forward(&packed(pieces), &mut logits).unwrap_err().to_string();
-    insta::assert_snapshot!(message(&[(0, 5, &[1])]), @"target: packed pass: context of a row: expected 0, got 5");
-    insta::assert_snapshot!(message(&[(0, 0, &[1, 9999])]), @"target: token id must be below the vocabulary's 256, got 9999");
+    insta::assert_snapshot!(message(&[(0, 5, &[1])]), @"nested-target: packed pass: context of a row: expected 0, got 5");
+    insta::assert_snapshot!(message(&[(0, 0, &[1, 9999])]), @"nested-target: token id must be below the vocabulary's 256, got 9999");
     assert_eq!(decoder.cached(Slot(0)), 0);
     let mut small = DecoderOptions::new(16);
     small.poison = true;
     let [.., (config, mut source)] = nested(&tiny_config(), 3, 0.3, 0.2);
     let mut tight = Decoder::load(config, &mut source, small).unwrap();
     let error = tight.forward(&packed(&[(0, 0, &[1; 17])]), &mut logits).unwrap_err();
-    insta::assert_snapshot!(error, @"target: KV memory holds 1 pages of 16 tokens, and all are in use");
+    insta::assert_snapshot!(error, @"nested-target: KV memory holds 1 pages of 16 tokens, and all are in use");
 }
 
 #[test]
