@@ -1,6 +1,12 @@
 //! The engine: real execution of the models that `sim` prices.
+//!
+//! [`serve`] drives `routing`'s loop on the wall clock ([`stopwatch`]); [`backend`] packs a pass, runs
+//! one [`level::LevelModel`] and samples or verifies its rows ([`sampling`], [`verify`], [`coins`]).
+//! [`decoder`] is the model on the processor ([`kernels`], [`storage`]), [`tensor`] on other devices.
+//! [`load`], [`config`] and [`tokenizer`] read folders, [`pool`] opens what a scenario names.
 
 pub mod backend;
+mod checks;
 pub mod coins;
 pub mod config;
 pub mod decoder;
@@ -15,6 +21,7 @@ pub mod serve;
 pub mod settings;
 pub mod stopwatch;
 pub mod storage;
+pub mod tensor;
 pub mod tokenizer;
 pub mod verify;
 pub mod weights;

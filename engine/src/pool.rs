@@ -9,6 +9,8 @@ use crate::decoder::{Decoder, DecoderOptions};
 use crate::level::LevelModel;
 use crate::load::{Checkpoint, Dummy, LoadError};
 use crate::settings::{Device, Dtype, EngineConfig};
+use crate::tensor::{DeviceError, TensorDecoder, TensorError, TensorOptions, open_device};
+use crate::weights::WeightSource;
 
 /// A model that cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -17,14 +19,12 @@ pub enum OpenError {
     /// Its folder is at fault.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// This build cannot run on the device.
-    #[error("{model}: device {device} needs a build with CUDA: cargo build --release --features cuda")]
-    NoDevice {
-        /// The model.
-        model: String,
-        /// What was asked for.
-        device: Device,
-    },
+    /// Its weights cannot be put on the device.
+    #[error(transparent)]
+    Tensor(#[from] TensorError),
+    /// The device cannot be used, or not by this build.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
 }
 
 /// Opens the Hugging Face folder `dir` as the model `name`, with `kv_tokens` tokens of KV memory.
@@ -37,12 +37,10 @@ pub fn open(
     settings: &EngineConfig,
     kv_tokens: u64,
 ) -> Result<Box<dyn LevelModel>, OpenError> {
-    let options = options(name, settings, kv_tokens)?;
     let mut checkpoint = Checkpoint::open(dir, name)?;
-    let config = checkpoint.config().clone();
-    let decoder = Decoder::load(config, &mut checkpoint, options)?;
+    let model = load(checkpoint.config().clone(), &mut checkpoint, settings, kv_tokens)?;
     checkpoint.check_all_taken()?;
-    Ok(Box::new(decoder))
+    Ok(model)
 }
 
 /// A model of `spec`'s shapes with random weights: a Llama, in bfloat16 unless the settings say f32.
@@ -54,7 +52,6 @@ pub fn dummy(
     settings: &EngineConfig,
     kv_tokens: u64,
 ) -> Result<Box<dyn LevelModel>, OpenError> {
-    let options = options(&spec.name, settings, kv_tokens)?;
     let config = DecoderConfig {
         spec: spec.clone(),
         architecture: Architecture::Llama,
@@ -63,13 +60,26 @@ pub fn dummy(
     };
     let weights = Dummy::new(0);
     let mut weights = if settings.dtype == Dtype::F32 { weights } else { weights.bf16() };
-    Ok(Box::new(Decoder::load(config, &mut weights, options)?))
+    load(config, &mut weights, settings, kv_tokens)
 }
 
-fn options(name: &str, settings: &EngineConfig, kv_tokens: u64) -> Result<DecoderOptions, OpenError> {
+/// The decoder that fits the device.
+fn load(
+    config: DecoderConfig,
+    source: &mut dyn WeightSource,
+    settings: &EngineConfig,
+    kv_tokens: u64,
+) -> Result<Box<dyn LevelModel>, OpenError> {
+    let dtype = settings.dtype;
     match settings.device {
-        Device::Cpu => Ok(DecoderOptions { dtype: settings.dtype, ..DecoderOptions::new(kv_tokens) }),
-        device @ Device::Cuda(_) => Err(OpenError::NoDevice { model: name.to_owned(), device }),
+        Device::Cpu => {
+            let options = DecoderOptions { dtype, ..DecoderOptions::new(kv_tokens) };
+            Ok(Box::new(Decoder::load(config, source, options)?))
+        }
+        device @ Device::Cuda(_) => {
+            let options = TensorOptions { dtype, ..TensorOptions::new(kv_tokens) };
+            Ok(Box::new(TensorDecoder::load(config, source, options, &open_device(&device)?)?))
+        }
     }
 }
 

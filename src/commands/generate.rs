@@ -204,6 +204,9 @@ impl Painter {
     }
 
     fn write(&self, text: &str, model: ModelId) -> anyhow::Result<()> {
+        if text.is_empty() {
+            return Ok(()); // Half a character; the rest comes with the next token.
+        }
         let text = match self.coloured {
             true => format!("\x1b[{}m{text}\x1b[0m", colour(model, self.levels)),
             false => text.to_owned(),

@@ -5,6 +5,7 @@
 use specrouter_routing::ids::Slot;
 
 use super::Decoder;
+use crate::checks::{check_finite, check_packed};
 use crate::kernels::attention::{HeadShape, attend};
 use crate::kernels::lanes::Line;
 use crate::kernels::linear::linear;
@@ -32,10 +33,19 @@ pub(super) struct Buffers {
     gate_up: Vec<f32>,
     /// `[T, I]`.
     inner: Vec<f32>,
-    /// Slot and position of each token.
-    places: Vec<(Slot, u32)>,
+    /// Where each token stands.
+    places: Vec<Place>,
     /// Attention scores, one list for each task.
     scores: Vec<Vec<f32>>,
+}
+
+/// Where a token stands.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// Index of its row in the pass.
+    row: usize,
+    slot: Slot,
+    position: u32,
 }
 
 /// A buffer of exactly `len` numbers; what was in it does not matter.
@@ -54,7 +64,7 @@ impl LevelModel for Decoder {
     }
 
     fn forward(&mut self, packed: &Packed, logits: &mut Vec<f32>) -> Result<(), ForwardError> {
-        self.check(packed)?;
+        check_packed(self.name(), self.vocabulary(), packed, |slot| self.kv.len(slot))?;
         for row in &packed.rows {
             if self.kv.extend(row.slot, row.tokens).is_err() {
                 return Err(ForwardError::KvFull {
@@ -66,22 +76,26 @@ impl LevelModel for Decoder {
         }
         let mut buffers = std::mem::take(&mut self.buffers);
         buffers.places.clear();
-        for row in &packed.rows {
-            buffers.places.extend((row.context..row.context + row.tokens).map(|at| (row.slot, at)));
+        for (index, row) in packed.rows.iter().enumerate() {
+            let positions = row.context..row.context + row.tokens;
+            buffers.places.extend(positions.map(|position| Place { row: index, slot: row.slot, position }));
         }
-        let reach = buffers.places.iter().map(|&(_, at)| at as usize + 1).max().unwrap_or(0);
+        let reach = buffers.places.iter().map(|place| place.position as usize + 1).max().unwrap_or(0);
         self.angles.reach(reach);
         let hidden = self.config.spec.hidden as usize;
         let x = sized(&mut buffers.x, packed.tokens.len() * hidden);
         for (x, &token) in x.chunks_exact_mut(hidden).zip(&packed.tokens) {
             self.embed.row(token as usize, x);
         }
-        for index in 0..self.layers.len() {
-            self.layer(index, &packed.rows, &mut buffers);
+        let last = self.layers.len() - 1;
+        for index in 0..last {
+            self.layer(index, &packed.rows, None, &mut buffers);
         }
-        self.logits(packed, &mut buffers, logits);
+        // Behind the last layer's keys and values, only tokens that want logits matter.
+        self.layer(last, &packed.rows, Some(&packed.want), &mut buffers);
+        self.logits(packed.want.len(), &mut buffers, logits);
         self.buffers = buffers;
-        self.finite(packed, logits)
+        check_finite(self.name(), self.vocabulary(), packed, logits)
     }
 
     fn truncate(&mut self, slot: Slot, len: u32) {
@@ -94,36 +108,11 @@ impl LevelModel for Decoder {
 }
 
 impl Decoder {
-    fn check(&self, packed: &Packed) -> Result<(), ForwardError> {
-        let wrong = |what, expected: u64, got: u64| {
-            Err(ForwardError::Rows { model: self.name().to_owned(), what, expected, got })
-        };
-        let sum: u64 = packed.rows.iter().map(|row| u64::from(row.tokens)).sum();
-        if sum != packed.tokens.len() as u64 {
-            return wrong("tokens of all rows", packed.tokens.len() as u64, sum);
-        }
-        for row in &packed.rows {
-            let cached = self.kv.len(row.slot);
-            if cached != row.context {
-                return wrong("context of a row", u64::from(cached), u64::from(row.context));
-            }
-        }
-        if let Some(&last) = packed.want.last()
-            && last as usize >= packed.tokens.len()
-        {
-            return wrong("last token with logits, at most", packed.tokens.len() as u64 - 1, u64::from(last));
-        }
-        let vocabulary = self.embed.outputs() as u32;
-        match packed.tokens.iter().find(|&&token| token >= vocabulary) {
-            Some(&token) => Err(ForwardError::Token { model: self.name().to_owned(), vocabulary, token }),
-            None => Ok(()),
-        }
-    }
-
-    fn layer(&mut self, index: usize, rows: &[PackedRow], buffers: &mut Buffers) {
+    /// One layer over all tokens; behind its keys and values over those in `keep` alone, in order.
+    fn layer(&mut self, index: usize, rows: &[PackedRow], keep: Option<&[u32]>, buffers: &mut Buffers) {
         let (layer, heads, path) = (&self.layers[index], self.heads, self.path);
         let epsilon = self.config.norm_epsilon as f32;
-        let tokens = buffers.places.len();
+        let mut tokens = buffers.places.len();
         let Buffers { x, y, qkv, attended, gate_up, inner, places, scores } = buffers;
 
         let y = sized(y, x.len());
@@ -132,7 +121,8 @@ impl Decoder {
         linear(path, &layer.qkv, layer.qkv_bias.as_deref(), y, qkv, tokens);
         let (queries, keys) = (heads.heads * heads.head_dim, heads.kv_heads * heads.head_dim);
         let mut scratch = [0f32; 1024];
-        for (qkv, &(slot, position)) in qkv.chunks_exact_mut(queries + 2 * keys).zip(places.iter()) {
+        let width = queries + 2 * keys;
+        for (qkv, &Place { slot, position, .. }) in qkv.chunks_exact_mut(width).zip(places.iter()) {
             let (q, kv) = qkv.split_at_mut(queries);
             let (k, v) = kv.split_at_mut(keys);
             if let Some((q_norm, k_norm)) = &layer.head_norms {
@@ -149,8 +139,21 @@ impl Decoder {
             rotate(k, cos, sin);
             self.kv.write(slot, index, position, k, v);
         }
+        if let Some(keep) = keep {
+            tokens = keep.len();
+            let hidden = layer.norm.len();
+            for (to, &from) in keep.iter().enumerate() {
+                let from = from as usize; // Ascending: nothing is overwritten before it is moved.
+                x.copy_within(from * hidden..(from + 1) * hidden, to * hidden);
+                qkv.copy_within(from * width..(from + 1) * width, to * width);
+                places[to] = places[from];
+            }
+            x.truncate(tokens * hidden);
+            places.truncate(tokens);
+        }
         let attended = sized(attended, tokens * queries);
-        attention(path, heads, &self.kv, index, rows, qkv, attended, scores);
+        attention(path, heads, &self.kv, index, rows, places, qkv, attended, scores);
+        let y = &mut y[..x.len()];
         product(path, &layer.out, attended, y, x, tokens);
 
         rms_norm(path, x, &layer.mlp_norm, epsilon, y);
@@ -161,44 +164,13 @@ impl Decoder {
         product(path, &layer.down, inner, y, x, tokens);
     }
 
-    /// The norm and the head, over the tokens that want logits.
-    fn logits(&self, packed: &Packed, buffers: &mut Buffers, logits: &mut Vec<f32>) {
-        let hidden = self.config.spec.hidden as usize;
+    /// The norm and the head, over the tokens that want logits: all that are left.
+    fn logits(&self, wanted: usize, buffers: &mut Buffers, logits: &mut Vec<f32>) {
         let head = self.head.as_ref().unwrap_or(&self.embed);
-        let wanted = packed.want.len();
-        let picked = sized(&mut buffers.y, wanted * hidden);
-        for (to, &token) in picked.chunks_exact_mut(hidden).zip(&packed.want) {
-            to.copy_from_slice(&buffers.x[token as usize * hidden..][..hidden]);
-        }
-        let normed = sized(&mut buffers.x, wanted * hidden);
-        rms_norm(self.path, picked, &self.norm, self.config.norm_epsilon as f32, normed);
+        let normed = sized(&mut buffers.y, buffers.x.len());
+        rms_norm(self.path, &buffers.x, &self.norm, self.config.norm_epsilon as f32, normed);
         logits.resize(wanted * head.outputs(), 0.0);
         linear(self.path, head, None, normed, logits, wanted);
-    }
-
-    /// Refuses NaN and +∞; −∞ is a token that is never drawn.
-    fn finite(&self, packed: &Packed, logits: &[f32]) -> Result<(), ForwardError> {
-        // Sums are NaN or +∞ when a number is; a sum that overflows is looked at again.
-        let row_ok = |row: &[f32]| {
-            let sum = row.chunks(16).fold([0f32; 16], |mut sum, chunk| {
-                sum.iter_mut().zip(chunk).for_each(|(s, v)| *s += v.abs());
-                sum
-            });
-            sum.iter().sum::<f32>().is_finite() || row.iter().all(|v| *v < f32::INFINITY)
-        };
-        match logits.chunks_exact(self.embed.outputs()).position(|row| !row_ok(row)) {
-            None => Ok(()),
-            Some(index) => {
-                let token = packed.want[index];
-                let mut first = 0;
-                let holds = |row: &PackedRow| {
-                    first += row.tokens;
-                    token < first
-                };
-                let row = packed.rows.iter().position(holds).unwrap_or(0);
-                Err(ForwardError::NotFinite { model: self.name().to_owned(), row })
-            }
-        }
     }
 }
 
@@ -218,6 +190,7 @@ fn attention(
     kv: &KvStore,
     layer: usize,
     rows: &[PackedRow],
+    places: &[Place],
     qkv: &[f32],
     out: &mut [f32],
     scores: &mut Vec<Vec<f32>>,
@@ -232,31 +205,23 @@ fn attention(
         kv.pages(row.slot, layer, &mut pages);
         spans.push((first, pages.len()));
     }
-    let work: usize =
-        rows.iter().map(|row| row.tokens as usize * (row.context + row.tokens) as usize * width).sum();
+    let work = places.iter().map(|place| place.position as usize + 1).sum::<usize>() * width;
     let tasks = if work < SHARED_FROM { 1 } else { rayon::current_num_threads() };
     scores.resize_with(tasks.max(scores.len()), Vec::new);
     let (shared, lists) = (Shared(out.as_mut_ptr()), Shared(scores.as_mut_ptr()));
     share(tasks, |task| {
         // SAFETY: each task has a list of its own.
         let scores = unsafe { &mut *lists.pointer().add(task) };
-        let mut token = 0;
-        for (row, &(first, last)) in rows.iter().zip(&spans) {
-            for own in 0..row.tokens as usize {
-                for kv_head in 0..heads.kv_heads {
-                    // Later tokens have more keys: dealt out in turn, the tasks are alike.
-                    if (token * heads.kv_heads + kv_head) % tasks != task {
-                        continue;
-                    }
-                    let q = &qkv[token * stride + kv_head * group..][..group];
-                    let at = token * width + kv_head * group;
-                    // SAFETY: each (token, head) is one task's, and lies in `out`.
-                    let out = unsafe { std::slice::from_raw_parts_mut(shared.pointer().add(at), group) };
-                    let keys = row.context as usize + own + 1;
-                    attend(path, heads, kv_head, q, &pages[first..last], keys, scores, out);
-                }
-                token += 1;
-            }
+        // Later tokens have more keys: dealt out in turn, the tasks are alike.
+        for index in (task..places.len() * heads.kv_heads).step_by(tasks) {
+            let (token, kv_head) = (index / heads.kv_heads, index % heads.kv_heads);
+            let (first, last) = spans[places[token].row];
+            let q = &qkv[token * stride + kv_head * group..][..group];
+            let at = token * width + kv_head * group;
+            // SAFETY: each (token, head) is one task's, and lies in `out`.
+            let out = unsafe { std::slice::from_raw_parts_mut(shared.pointer().add(at), group) };
+            let keys = places[token].position as usize + 1;
+            attend(path, heads, kv_head, q, &pages[first..last], keys, scores, out);
         }
     });
 }

@@ -7,7 +7,6 @@
 //! each further rectangle of attention (rows of like size share one). Keys and values are gathered into the
 //! rectangles in every layer, which costs three times the memory traffic of a kernel that would read them in place.
 
-pub(crate) mod check;
 mod device;
 mod pages;
 mod pass;

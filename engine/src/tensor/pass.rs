@@ -5,9 +5,9 @@ use candle_nn::ops::{rms_norm, softmax_last_dim, swiglu};
 use candle_nn::rotary_emb::rope;
 use specrouter_routing::ids::Slot;
 
-use super::check::{check_finite, check_packed};
 use super::plan::{Plan, Rectangle, Words, Write};
 use super::{Layer, TensorDecoder};
+use crate::checks::{check_finite, check_packed};
 use crate::kernels::attention::PAGE;
 use crate::level::{ForwardError, LevelModel, Packed};
 

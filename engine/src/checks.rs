@@ -35,7 +35,14 @@ pub(crate) fn check_packed(
             return wrong("context of a row", u64::from(cached), u64::from(row.context));
         }
     }
-    if let Some(&last) = packed.want.iter().max()
+    if let Some(pair) = packed.want.windows(2).find(|pair| pair[0] >= pair[1]) {
+        return wrong(
+            "token with logits, above the one before, at least",
+            u64::from(pair[0]) + 1,
+            u64::from(pair[1]),
+        );
+    }
+    if let Some(&last) = packed.want.last()
         && u64::from(last) >= tokens
     {
         return wrong("last token with logits, at most", tokens.saturating_sub(1), u64::from(last));
