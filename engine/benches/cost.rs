@@ -6,48 +6,27 @@
 
 #![allow(clippy::disallowed_types, clippy::print_stdout, reason = "a bench reads the clock and prints")]
 
+mod bandwidth;
+
 use std::hint::black_box;
 use std::time::Instant;
 
+use bandwidth::{bandwidth, median};
 use candle_core::{Device, Tensor};
 use half::bf16;
-use rayon::prelude::*;
 use specrouter_engine::kernels::Path;
 use specrouter_engine::kernels::linear::linear;
 use specrouter_engine::kernels::matrix::Matrix;
 use specrouter_engine::weights::Values;
 use specrouter_routing::luck::{Luck, Stream};
 
-const ROWS: [usize; 9] = [1, 2, 3, 4, 6, 8, 12, 16, 32];
+const ROWS: [usize; 11] = [1, 2, 3, 4, 6, 8, 12, 16, 32, 128, 512];
 const SHAPES: [(usize, usize); 7] =
     [(64, 2048), (384, 1152), (768, 2048), (2048, 2048), (2048, 32_000), (4096, 4096), (4096, 14_336)];
 
 fn numbers(count: usize) -> Vec<f32> {
     let draws = Luck::new(5).stream(Stream::Test);
     (0..count as u64).map(|i| draws.uniform(1, i) as f32 - 0.5).collect()
-}
-
-fn median(mut times: Vec<f64>) -> f64 {
-    times.sort_unstable_by(f64::total_cmp);
-    times[times.len() / 2]
-}
-
-/// Bytes a second, summed over 256 MB by all threads; best of ten.
-fn bandwidth() -> f64 {
-    let data = vec![1u64; 32 << 20];
-    let chunk = data.len() / rayon::current_num_threads();
-    let once = || {
-        let begin = Instant::now();
-        let sum: u64 = data
-            .par_chunks(chunk)
-            .map(|part| {
-                part.chunks_exact(64).map(|c| c.iter().fold(0u64, |a, b| a.wrapping_add(*b))).sum::<u64>()
-            })
-            .sum();
-        black_box(sum);
-        begin.elapsed().as_secs_f64()
-    };
-    size_of_val(data.as_slice()) as f64 / (0..10).map(|_| once()).fold(f64::INFINITY, f64::min)
 }
 
 fn main() {

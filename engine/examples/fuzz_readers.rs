@@ -1,10 +1,11 @@
-//! Throws damaged files at the four readers of model folders, and reports whatever panics.
+//! Throws damaged files at the readers of model folders and prompts, and reports whatever panics.
 //!
 //! ```text
 //! cargo run --release -p specrouter-engine --example fuzz_readers -- [EXECUTIONS] [SEED] [READER...]
 //! ```
 //!
-//! EXECUTIONS is per reader, 1 000 000 when left out; SEED is 1; READER is config, index, header or tokenizer.
+//! EXECUTIONS is per reader, 1 000 000 when left out; SEED is 1; READER is config, index, header, tokenizer or
+//! prompts.
 //! Seeds come from `engine/fixtures/fuzz/READER/`. Execution `i` of a seed is the same on every machine. The first
 //! input of each place that panics, or of each broken promise, is written to `target/fuzz/`. Panics inside a library
 //! that the reader turned into an error are listed too, but only others make it exit with 1.
@@ -22,14 +23,20 @@ use std::process::ExitCode;
 use rayon::prelude::*;
 use specrouter_engine::config::decoder_config;
 use specrouter_engine::load::{read_header, read_index};
+use specrouter_engine::prompts::parse_prompts;
 use specrouter_engine::tokenizer::{TextStream, Tokenizer};
 use specrouter_routing::luck::{Draws, Luck, Stream};
 
 /// Reads the bytes; true when they are taken. Panics when the reader does, or when what it took breaks a promise.
 type Reader = fn(&[u8]) -> bool;
 
-const READERS: [(&str, Reader); 4] =
-    [("config", config), ("index", index), ("header", header), ("tokenizer", tokenizer)];
+const READERS: [(&str, Reader); 5] = [
+    ("config", config),
+    ("index", index),
+    ("header", header),
+    ("tokenizer", tokenizer),
+    ("prompts", prompts),
+];
 
 /// Bytes that matter in JSON and UTF-8.
 const BYTES: &[u8] = b"{}[]\",:\\0123456789.-+eEtfn/ \0\x7f\x80\xc0\xff";
@@ -81,7 +88,9 @@ fn main() -> ExitCode {
                 continue;
             }
             _ => {
-                println!("expected [EXECUTIONS] [SEED] [config|index|header|tokenizer...], got {argument}");
+                println!(
+                    "expected [EXECUTIONS] [SEED] [config|index|header|tokenizer|prompts...], got {argument}"
+                );
                 return ExitCode::from(2);
             }
         }
@@ -161,6 +170,12 @@ fn fuzz(name: &str, reader: Reader, executions: u64, seed: u64) -> bool {
         println!("  {count} at {place}{caught}; the first input is {file}");
     }
     count(false) == 0
+}
+
+fn prompts(bytes: &[u8]) -> bool {
+    let Ok(prompts) = parse_prompts(Path::new("prompts.jsonl"), bytes) else { return false };
+    assert!(!prompts.is_empty() && prompts.iter().all(|prompt| !prompt.turns[0].is_empty()));
+    true
 }
 
 fn config(bytes: &[u8]) -> bool {
