@@ -51,9 +51,10 @@ pub fn read_index(file: &str, bytes: &[u8]) -> Result<WeightMap, LoadError> {
     if map.len() > MOST_TENSORS {
         return Err(too_large("tensors", MOST_TENSORS as u64, map.len() as u64));
     }
-    if let Some((tensor, shard)) =
-        map.iter().find(|(_, shard)| !is_plain_name(shard) || !shard.ends_with(".safetensors"))
-    {
+    let is_shard = |name: &str| {
+        is_plain_name(name) && name.strip_suffix(".safetensors").is_some_and(|stem| !stem.is_empty())
+    };
+    if let Some((tensor, shard)) = map.iter().find(|(_, shard)| !is_shard(shard)) {
         return Err(LoadError::Field {
             file: file.to_owned(),
             place: format!("weight_map.{}", short(tensor)),
