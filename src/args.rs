@@ -31,6 +31,10 @@ pub enum Command {
     /// Measure pass times on this device: a cost table that scenarios can name.
     #[cfg(feature = "engine")]
     Profile(ProfileArgs),
+    /// Check that speculation changes no output: exactness, distribution, and flips off the processor.
+    #[cfg(feature = "engine")]
+    #[command(after_long_help = SELFCHECK)]
+    Selfcheck(SelfcheckArgs),
     /// List the policies a scenario can name, with their parameters and defaults.
     Policies(ListArgs),
     /// List the hardware catalog.
@@ -185,6 +189,41 @@ pub struct ProfileArgs {
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
 }
+
+/// Arguments of `selfcheck`.
+#[cfg(feature = "engine")]
+#[derive(Debug, Args)]
+pub struct SelfcheckArgs {
+    /// Model folders, cheapest first, target last; at least two.
+    #[arg(short = 'm', long, value_name = "DIR", num_args = 2.., default_values = FAMILY)]
+    pub models: Vec<PathBuf>,
+    /// Where passes run: cpu or cuda:N.
+    #[arg(long, default_value_t)]
+    pub device: Device,
+    /// Format of the weights in memory, off the processor.
+    #[arg(long, value_parser = dtype, value_name = "auto|f32|bf16", default_value = "auto")]
+    pub dtype: Dtype,
+    /// Every pair of settings in place of every combination, and a tenth of the draws.
+    #[arg(long)]
+    pub quick: bool,
+    /// What goes to stdout.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+    /// No progress on stderr.
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+#[cfg(feature = "engine")]
+const SELFCHECK: &str = "\
+On the processor, greedy and coupled outputs are compared token for token with the target's alone, one request \
+at a time: every chain, four sets of windows, batches of 1, 3, 8 and 17, KV memory with room and without, a fixed \
+chain and another in every round, three stop rules, on the models of --models and on two pools of random nested \
+ones. Then sampled outputs are counted against the target's own probabilities: 10^6 over logits computed once, and \
+2 x 10^4 end to end. Off the processor the counts are made there, and the rate at which greedy choices differ from \
+the processor's is reported, not judged.\n\n\
+One table for each; exit code 1 when an output differs, a distribution is refuted (p < 0.001), or something that \
+should have happened never did. The full grid has 11,232 cells for a family of four, --quick some sixty.";
 
 /// The shipped family, cheapest first.
 #[cfg(feature = "engine")]

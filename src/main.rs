@@ -28,6 +28,8 @@ fn main() -> ExitCode {
         Command::Generate(args) => commands::generate::run(&args),
         #[cfg(feature = "engine")]
         Command::Profile(args) => commands::profile::run(&args),
+        #[cfg(feature = "engine")]
+        Command::Selfcheck(args) => commands::selfcheck::run(&args),
         Command::Policies(args) => commands::policies::run(&args),
         Command::Hardware(args) => commands::hardware::run(&args),
         Command::Models(args) => commands::models::run(&args),

@@ -82,7 +82,7 @@ fn heavy_dependencies_have_one_home() {
         ("flate2", &["specrouter"]),
         ("rand_distr", &["routing", "sim"]),
         ("rand", &["routing", "sim", "engine"]),
-        ("statrs", &["reports", "traces"]),
+        ("statrs", &["engine", "reports", "traces"]),
     ];
     for (name, package) in members() {
         for dependency in direct(package) {

@@ -12,3 +12,7 @@ mod program;
 #[cfg(feature = "engine")]
 mod record;
 mod run;
+#[cfg(feature = "engine")]
+mod selfcheck;
+#[cfg(feature = "engine")]
+mod twins;

@@ -17,6 +17,7 @@ pub mod pool;
 pub mod profile;
 pub mod prompts;
 pub mod sampling;
+pub mod selfcheck;
 pub mod serve;
 pub mod settings;
 pub mod stopwatch;

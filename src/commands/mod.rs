@@ -14,6 +14,8 @@ pub mod record;
 pub mod run;
 pub mod scenarios;
 pub mod schema;
+#[cfg(feature = "engine")]
+pub mod selfcheck;
 
 use std::io::{ErrorKind, Write};
 

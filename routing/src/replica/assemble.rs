@@ -84,6 +84,9 @@ impl Replica {
     fn run_length(&self) -> u8 {
         let [cohort] = self.pass.cohorts.as_slice() else { return 1 };
         let m = self.pass.model.index();
+        if self.loosened && self.waiting.len() > 0 {
+            return 1;
+        }
         if !self.pass.rows.is_empty() || !self.queues[m].is_empty() || cohort.plan.stop != StopRule::Never {
             return 1;
         }

@@ -135,6 +135,8 @@ pub struct Replica {
     costs: Corrected,
     evidence: Evidence,
     plan: Plan,
+    /// Planning freed memory or a place in this tick: who waits may be let in at the next.
+    loosened: bool,
 
     waiting: Waiting,
     sequences: Vec<Sequence>,
@@ -270,6 +272,7 @@ impl Replica {
             costs,
             evidence: Evidence::default(),
             plan: Plan::default(),
+            loosened: false,
             kv,
             limits,
         })
@@ -304,6 +307,7 @@ impl Replica {
     ) -> Result<bool, ReplicaError> {
         debug_assert!(!self.pass.busy, "a pass is finished before the next begins");
         self.admit(backend);
+        self.loosened = false;
         if !self.starting.is_empty() {
             self.plan_starting(now, backend, sink)?;
         }

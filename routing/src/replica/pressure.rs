@@ -41,6 +41,7 @@ impl Replica {
     }
 
     fn drop_cache<B: Backend>(&mut self, slot: Slot, model: ModelId, backend: &mut B) {
+        self.loosened = true;
         let sequence = &mut self.sequences[slot.index()];
         sequence.cached[model.index()] = 0;
         self.kv.release(model, &mut sequence.held[model.index()]);

@@ -39,6 +39,14 @@ impl Clock for Counting {
     }
 }
 
+impl<M, K, C, L> EngineBackend<M, K, C, L> {
+    /// The same with a rule of losslessness broken, for tests elsewhere.
+    pub(crate) fn breaking(mut self, broken: Broken) -> Self {
+        self.hand.rules.broken = Some(broken);
+        self
+    }
+}
+
 /// Larger models cost more.
 struct Prices;
 
