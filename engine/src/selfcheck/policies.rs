@@ -19,9 +19,8 @@ impl Policy for Always {
     }
 }
 
-/// Another chain in every round of every sequence: its first plan in every other round, and one of the others in
-/// between. A model that the
-/// round has no use for is probed beside every second round.
+/// Another chain in every round of every sequence: its first plan in every other round, and one of the
+/// others in between. A model that the round has no use for is probed beside every second round.
 ///
 /// What it does is a function of its seed, the request's id and the number of the request's round.
 #[derive(Clone, Debug)]
