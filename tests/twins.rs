@@ -15,6 +15,7 @@ use specrouter_engine::sampling::Sampling;
 use specrouter_engine::selfcheck::cells::{Cell, Factors};
 use specrouter_engine::selfcheck::policies::{Always, EveryRound};
 use specrouter_engine::selfcheck::{Counting, Task, nested_pool, random_tasks};
+use specrouter_engine::settings::Dtype;
 use specrouter_engine::verify::Verify;
 use specrouter_routing::backend::{Backend, FillEnd, Pass, PassOutcome, Row, RowOutcome, Work};
 use specrouter_routing::chain::{ChainPlan, StopRule};
@@ -294,7 +295,7 @@ impl World {
 
     /// Serves for real. Arrivals are looked for between passes, as the engine's own loop does.
     fn engine(&self, policy: Box<dyn Policy>) -> (Rows, Log, BTreeMap<RequestId, Finished>) {
-        let models = nested_pool(6, (0.3, 0.2), self.kv_tokens).unwrap();
+        let models = nested_pool(6, (0.3, 0.2), Dtype::F32, self.kv_tokens).unwrap();
         let inner = EngineBackend::new(models, self.verify, Luck::new(4), Counting::default()).unwrap();
         let mut backend = Recorder { inner, log: Log::default() };
         let (mut replica, mut sink, mut outcome) =

@@ -20,7 +20,7 @@ use specrouter_engine::selfcheck::tree::Tree;
 use specrouter_engine::selfcheck::{
     CheckError, Task, cells, folder_pool, nested_pool, random_tasks, text_tasks,
 };
-use specrouter_engine::settings::{Device, EngineConfig, Mode};
+use specrouter_engine::settings::{Device, Dtype, EngineConfig, Mode};
 use specrouter_engine::tokenizer::Tokenizer;
 use specrouter_routing::chain::ChainPlan;
 use specrouter_routing::ids::ModelId;
@@ -37,9 +37,9 @@ const PROMPTS: &str = include_str!("selfcheck_prompts.txt");
 /// The prompt whose continuations are counted; few tokens are likely after it.
 const COUNTED: &str = "def add(a, b):";
 
-/// Residual scales of the nested pools: draft and middle model agree with the target in 0.55 and 0.65, and in 0.30
+/// Residual scales and weights of the nested pools: draft and middle model agree with the target in 0.55 and 0.65, and in 0.30
 /// and 0.43 of all places.
-const NESTED: [(f32, f32); 2] = [(0.3, 0.2), (0.6, 0.4)];
+const NESTED: [((f32, f32), Dtype); 2] = [((0.3, 0.2), Dtype::F32), ((0.6, 0.4), Dtype::Bf16)];
 
 /// Distributions are refuted below it.
 const LEAST_P: f64 = 1e-3;
@@ -101,13 +101,13 @@ pub fn run(args: &SelfcheckArgs) -> Result<(), Failure> {
     let mut found = Found::default();
     let exact = args.device == Device::Cpu;
     if exact {
-        let names = NESTED.map(|(mid, top)| format!("nested {mid}/{top}"));
+        let names = NESTED.map(|((mid, top), dtype)| format!("nested {mid}/{top} {dtype:?}"));
         let nested = Factors::new(names.to_vec(), 3, (0.15, 3.5));
         let random = random_tasks(256, 60, 1);
         let kv = most_kv_tokens(&random, &nested);
         let mut subjects = Vec::new();
-        for eps in NESTED {
-            let models = nested_pool(11, eps, kv).map_err(failed)?;
+        for (eps, dtype) in NESTED {
+            let models = nested_pool(11, eps, dtype, kv).map_err(failed)?;
             subjects.push(Subject::new(models, random.clone(), luck));
         }
         grid(args, &nested, &mut subjects, &mut found)?;

@@ -5,11 +5,14 @@
 //! matrix products. So each half of a block is one operation for candle's autograd
 //! ([`crate::ops`]), and what stands here is its inside. `selftest` holds it to plain candle.
 
-use candle_core::{CpuStorage, Device, InplaceOp1, Layout, Result, Storage, Tensor};
+use candle_core::{CpuStorage, DType, Device, InplaceOp1, Layout, Result, Storage, Tensor};
+use specrouter_engine::kernels::tiles;
 
+use crate::amx;
 use crate::math::{causal_softmax, causal_softmax_grad, rms_norm, rms_norm_grad, silu_mul, silu_mul_grad};
 use crate::meter::{Meter, Work};
 use crate::plain::rotations;
+use crate::recipe::Products;
 use crate::shape::Shape;
 
 /// What the parts of one model share.
@@ -19,6 +22,8 @@ pub struct Setup {
     pub shape: Shape,
     /// Where the time goes.
     pub meter: Meter,
+    /// How products are made.
+    pub products: Products,
     /// `[context, head_dim / 2]`.
     cos: Vec<f32>,
     sin: Vec<f32>,
@@ -78,15 +83,18 @@ impl Setup {
     /// Tables for this shape.
     pub fn new(shape: Shape) -> Self {
         let (cos, sin) = rotations(&shape, shape.context);
-        Self { shape, meter: Meter::default(), cos, sin }
+        Self { shape, meter: Meter::default(), products: Products::F32, cos, sin }
     }
 
-    /// A product, timed.
+    /// A product, timed; of numbers rounded to bfloat16 where the recipe says so.
     ///
     /// # Errors
     /// When the shapes disagree.
     pub fn product(&self, a: &Tensor, b: &Tensor) -> Result<Tensor> {
-        self.meter.time(Work::Gemm, || a.matmul(b))
+        self.meter.time(Work::Gemm, || match self.products {
+            Products::F32 => a.matmul(b),
+            Products::Bf16 => bf16_product(a, b),
+        })
     }
 
     /// RMS norm of `x` (`[.., hidden]`): `[rows, hidden]` and one over the root of each row.
@@ -359,6 +367,53 @@ impl Setup {
             *to_a = a * c - b * s;
             *to_b = b * c + a * s;
         }
+    }
+}
+
+/// `a · b` of numbers rounded to bfloat16, sums in f32.
+///
+/// # Errors
+/// When the shapes disagree.
+pub fn rounded_product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    let rounded = |t: &Tensor| t.to_dtype(DType::BF16)?.to_dtype(DType::F32);
+    rounded(a)?.matmul(&rounded(b)?)
+}
+
+/// [`rounded_product`], on tiles where the processor has them.
+///
+/// # Errors
+/// When the shapes disagree.
+pub fn bf16_product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if !tiles::available() {
+        return rounded_product(a, b);
+    }
+    let rank = a.rank();
+    let (blocks, m, k) = if rank == 2 { (1, a.dim(0)?, a.dim(1)?) } else { a.dims3()? };
+    let (b_blocks, b_k, n) = if rank == 2 { (1, b.dim(0)?, b.dim(1)?) } else { b.dims3()? };
+    if (blocks, k) != (b_blocks, b_k) {
+        candle_core::bail!("product of {:?} and {:?}", a.shape(), b.shape());
+    }
+    let mut sums = Vec::with_capacity(blocks * m * n);
+    {
+        let ((a_storage, a_layout), (b_storage, b_layout)) =
+            (a.storage_and_layout(), b.storage_and_layout());
+        let (Storage::Cpu(CpuStorage::F32(a)), Storage::Cpu(CpuStorage::F32(b))) = (&*a_storage, &*b_storage)
+        else {
+            candle_core::bail!("product: expected f32 on the processor");
+        };
+        let matrix = |data, layout: &Layout, block: usize| {
+            let stride = layout.stride();
+            let from = layout.start_offset() + if rank == 2 { 0 } else { block * stride[0] };
+            amx::Matrix { data: &(data as &[f32])[from..], strides: (stride[rank - 2], stride[rank - 1]) }
+        };
+        for block in 0..blocks {
+            amx::product(matrix(a, a_layout, block), matrix(b, b_layout, block), (m, k, n), &mut sums);
+        }
+    }
+    if rank == 2 {
+        Tensor::from_vec(sums, (m, n), &Device::Cpu)
+    } else {
+        Tensor::from_vec(sums, (blocks, m, n), &Device::Cpu)
     }
 }
 

@@ -13,6 +13,7 @@
 )]
 
 mod adam;
+mod amx;
 mod arguments;
 mod blocks;
 mod checkpoint;

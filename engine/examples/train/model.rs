@@ -10,7 +10,7 @@ use crate::math;
 use crate::meter::Work;
 use crate::ops::{self, Goals};
 use crate::plain::{self, Matrices};
-use crate::recipe::ModelRecipe;
+use crate::recipe::{ModelRecipe, Products};
 use crate::shape::Shape;
 
 /// A model's parameters and tables.
@@ -125,6 +125,14 @@ impl Model {
             parameters.push(Var::from_tensor(&tensor)?);
         }
         Ok(Self { setup: Arc::new(Setup::new(shape)), vocabulary, parameters, device: device.clone() })
+    }
+
+    /// The same model with its products made in this way.
+    pub fn with_products(mut self, products: Products) -> Self {
+        let mut setup = Setup::new(self.setup.shape);
+        setup.products = products;
+        self.setup = Arc::new(setup);
+        self
     }
 
     /// The same model with its weights rounded to bfloat16, as they ship.

@@ -30,6 +30,9 @@ pub struct Recipe {
     pub batch: usize,
     /// Sequences of one forward and backward on one worker; divides `batch`.
     pub micro_batch: usize,
+    /// How the products of a training step on the processor are made.
+    #[serde(default)]
+    pub products: Products,
     /// The optimizer.
     pub adam: AdamRecipe,
     /// Steps between held-out losses.
@@ -40,6 +43,17 @@ pub struct Recipe {
     pub checkpoint_minutes: f64,
     /// The models, cheapest first; the last one is every student's teacher.
     pub models: Vec<ModelRecipe>,
+}
+
+/// How products are made.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Products {
+    /// In f32.
+    #[default]
+    F32,
+    /// Of numbers rounded to bfloat16, with sums in f32; quick where the processor multiplies tiles.
+    Bf16,
 }
 
 /// AdamW.

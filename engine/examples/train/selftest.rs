@@ -2,10 +2,11 @@
 //! overfit, and that a resumed run goes on bit for bit.
 
 use candle_core::{Device, Tensor};
+use specrouter_engine::kernels::tiles;
 use specrouter_routing::luck::{Luck, Stream};
 
 use crate::adam::Adam;
-use crate::blocks::with;
+use crate::blocks::{bf16_product, rounded_product, with};
 use crate::checkpoint;
 use crate::error::{Result, TrainError};
 use crate::math;
@@ -71,7 +72,7 @@ fn text() -> Vec<Vec<u32>> {
 /// # Errors
 /// [`TrainError::Check`] with the first that fails, and its numbers.
 pub fn run(session: &Session) -> Result<String> {
-    let mut page = exponential()?;
+    let mut page = exponential()? + &tiles()?;
     let (text, model, teacher) = (text(), model(1)?, model(2)?);
     let batch = MicroBatch(&text);
     page += &logits(&model, &batch)?;
@@ -95,6 +96,31 @@ fn exponential() -> Result<String> {
     let worst = worst.fold(0.0, f64::max);
     want(worst < 3e-7, || format!("exp: relative error {worst:.2e}"))?;
     Ok(format!("exp: relative error at most {worst:.1e}\n"))
+}
+
+/// Products on tiles against those of numbers rounded beforehand, transposed and not, with edges.
+fn tiles() -> Result<String> {
+    let draws = Luck::new(8).stream(Stream::Test);
+    let fresh = |seed: usize, rows: usize, columns: usize, turned: bool| -> candle_core::Result<Tensor> {
+        let numbers = (0..rows * columns).map(|i| draws.normal(seed as u64, i as u64) as f32).collect();
+        if turned {
+            Tensor::from_vec::<_, f32>(numbers, (columns, rows), &Device::Cpu)?.t()
+        } else {
+            Tensor::from_vec(numbers, (rows, columns), &Device::Cpu)
+        }
+    };
+    let mut worst = 0f32;
+    for (m, k, n) in [(1, 1, 1), (33, 65, 31), (64, 96, 128), (17, 200, 75)] {
+        for turned in 0..4 {
+            let (a, b) = (fresh(1, m, k, turned & 1 > 0)?, fresh(2, k, n, turned & 2 > 0)?);
+            let difference = (bf16_product(&a, &b)? - rounded_product(&a, &b)?)?.abs()?;
+            let difference = difference.max_all()?.to_scalar::<f32>()?;
+            want(difference < 1e-4, || format!("{m} x {k} x {n}, turned {turned}: off by {difference:.2e}"))?;
+            worst = worst.max(difference);
+        }
+    }
+    let how = if tiles::available() { "on tiles" } else { "without tiles, which this processor lacks" };
+    Ok(format!("products {how}: off by at most {worst:.1e}\n"))
 }
 
 fn plain_logits(model: &Model, batch: &MicroBatch<'_>) -> Result<Tensor> {

@@ -47,10 +47,11 @@ impl Session {
         let found =
             if resume { checkpoint::load(&self.work, recipe, vocabulary, adam, &self.device)? } else { None };
         if let Some(found) = found {
-            let (model, adam, step) = (found.model, found.adam, found.step);
+            let (adam, step) = (found.adam, found.step);
+            let model = found.model.with_products(self.recipe.products);
             return Ok(Learner { recipe, model, adam, step, steps, recent: (0.0, 0) });
         }
-        let model = Model::fresh(recipe, vocabulary, seed, &self.device)?;
+        let model = Model::fresh(recipe, vocabulary, seed, &self.device)?.with_products(self.recipe.products);
         let adam = Adam::fresh(adam, &model);
         Ok(Learner { recipe, model, adam, step: 0, steps, recent: (0.0, 0) })
     }
@@ -87,7 +88,7 @@ impl Session {
             });
         }
         // Students learn from the weights that ship.
-        let teacher = teacher.model.rounded()?;
+        let teacher = teacher.model.rounded()?.with_products(self.recipe.products);
         let learners = students.into_iter().map(|s| self.learner(s, true)).collect::<Result<_>>()?;
         self.run(learners, Some(&teacher), minutes)
     }

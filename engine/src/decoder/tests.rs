@@ -73,18 +73,46 @@ fn logits_are_those_of_transformers() {
 }
 
 #[test]
-fn every_path_gives_the_same_bits() {
+fn every_vector_path_gives_the_same_bits() {
     let tokens: Vec<u32> = (0..40).map(|i| i * 7 % 90).collect();
     for name in ["llama", "qwen2", "qwen3", "mistral"] {
-        let all: Vec<_> =
-            Path::available().into_iter().map(|p| run(&mut open(name, p), &[(0, 0, &tokens)])).collect();
+        let paths = Path::available().into_iter().filter(|p| *p != Path::Tiles);
+        let all: Vec<_> = paths.map(|p| run(&mut open(name, p), &[(0, 0, &tokens)])).collect();
         assert!(all.windows(2).all(|pair| pair[0] == pair[1]), "{name}");
     }
 }
 
+#[test]
+fn the_tile_unit_gives_the_logits_of_the_vectors() {
+    let tokens: Vec<u32> = (0..40).map(|i| i * 7 % 90).collect();
+    for name in ["llama", "qwen2", "qwen3", "mistral"] {
+        let logits = |path| {
+            let mut checkpoint = Checkpoint::open(&fixture(name), name).unwrap();
+            let options = DecoderOptions { dtype: Dtype::Bf16, ..options(path) };
+            let config = checkpoint.config().clone();
+            let mut decoder = Decoder::load(config, &mut checkpoint, options).unwrap();
+            let mut logits = Vec::new();
+            decoder.forward(&packed(&[(0, 0, &tokens)]), &mut logits).unwrap();
+            logits
+        };
+        let vectors = logits(Path::Portable);
+        for path in Path::available() {
+            let differences = logits(path).into_iter().zip(&vectors).map(|(a, b)| (a - b).abs());
+            let worst = differences.fold(0.0, f32::max);
+            assert!(worst < 1e-5, "{name}, {path:?}: off by {worst}");
+        }
+    }
+}
+
 fn small() -> Decoder {
+    small_in(Dtype::Auto)
+}
+
+/// Weights in f32 run on vectors, in bf16 on tiles where the processor has them.
+fn small_in(dtype: Dtype) -> Decoder {
     let [.., (config, mut source)] = nested(&tiny_config(), 3, 0.3, 0.2);
-    Decoder::load(config, &mut source, options(Path::best())).unwrap()
+    let options = DecoderOptions { dtype, ..options(Path::best()) };
+    Decoder::load(config, &mut source, options).unwrap()
 }
 
 proptest! {
@@ -97,7 +125,9 @@ proptest! {
         text in prop::collection::vec(0u32..200, 40..70),
         other in prop::collection::vec(0u32..200, 60..61),
         cuts in prop::collection::vec((1usize..20, 0usize..12, any::<bool>()), 2..8),
+        narrow: bool,
     ) {
+        let small = || small_in(if narrow { Dtype::Bf16 } else { Dtype::F32 });
         let mut decoder = small();
         let (mut at, mut beside) = (0usize, 0usize);
         for (forward, back, company) in cuts {
@@ -128,18 +158,21 @@ proptest! {
 fn invariant_10_a_row_alone_equals_that_row_among_many() {
     let texts: Vec<Vec<u32>> =
         (0..17).map(|i| (0..5 + i).map(|j| (i * 31 + j * 17) % 250).collect()).collect();
-    let mut together = small();
-    let pieces: Vec<Piece<'_>> = texts.iter().enumerate().map(|(i, t)| (i as u32, 0, t.as_slice())).collect();
-    let rows = run(&mut together, &pieces);
-    let mut first = 0;
-    for text in &texts {
-        let mut alone = small();
-        // Token by token, as plain decoding would.
-        for (at, token) in text.iter().enumerate() {
-            let one = run(&mut alone, &[(0, at as u32, std::slice::from_ref(token))]);
-            assert!(one[0] == rows[first + at], "position {at}");
+    for dtype in [Dtype::F32, Dtype::Bf16] {
+        let mut together = small_in(dtype);
+        let pieces: Vec<Piece<'_>> =
+            texts.iter().enumerate().map(|(i, t)| (i as u32, 0, t.as_slice())).collect();
+        let rows = run(&mut together, &pieces);
+        let mut first = 0;
+        for text in &texts {
+            let mut alone = small_in(dtype);
+            // Token by token, as plain decoding would.
+            for (at, token) in text.iter().enumerate() {
+                let one = run(&mut alone, &[(0, at as u32, std::slice::from_ref(token))]);
+                assert!(one[0] == rows[first + at], "{dtype:?}, position {at}");
+            }
+            first += text.len();
         }
-        first += text.len();
     }
 }
 
@@ -148,7 +181,9 @@ fn threads_do_not_change_a_bit() {
     let tokens: Vec<u32> = (0..300).map(|i| i * 13 % 250).collect();
     let on = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| run(&mut small(), &[(0, 0, &tokens)]))
+        pool.install(|| {
+            [Dtype::F32, Dtype::Bf16].map(|dtype| run(&mut small_in(dtype), &[(0, 0, &tokens)]))
+        })
     };
     let one = on(1);
     assert!(on(2) == one && on(3) == one);

@@ -7,10 +7,10 @@
 #[repr(C, align(64))]
 pub struct Line(pub [f32; 16]);
 
-/// Half a line: sixteen bfloat16, by their bits.
+/// One 64-byte line: sixteen pairs of bfloat16 by their bits, the first of each pair in the low half.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(C, align(32))]
-pub struct HalfLine(pub [u16; 16]);
+#[repr(C, align(64))]
+pub struct PairLine(pub [u32; 16]);
 
 /// Sixteen f32 lanes.
 ///
@@ -23,8 +23,10 @@ pub(super) trait Lanes: Copy {
     unsafe fn splat(value: f32) -> Self;
     unsafe fn load(from: *const f32) -> Self;
     unsafe fn store(self, to: *mut f32);
-    /// Sixteen bfloat16, widened.
-    unsafe fn load_bf16(from: *const u16) -> Self;
+    /// The first bfloat16 of sixteen pairs, widened.
+    unsafe fn load_low(from: *const u32) -> Self;
+    /// The second bfloat16 of sixteen pairs, widened.
+    unsafe fn load_high(from: *const u32) -> Self;
     unsafe fn add(self, other: Self) -> Self;
     unsafe fn sub(self, other: Self) -> Self;
     unsafe fn mul(self, other: Self) -> Self;
@@ -96,11 +98,16 @@ impl Lanes for Avx512 {
         unsafe { std::arch::x86_64::_mm512_storeu_ps(to, self.0) }
     }
     #[inline(always)]
-    unsafe fn load_bf16(from: *const u16) -> Self {
+    unsafe fn load_low(from: *const u32) -> Self {
+        use std::arch::x86_64::*;
+        Self(unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_loadu_si512(from.cast()))) })
+    }
+    #[inline(always)]
+    unsafe fn load_high(from: *const u32) -> Self {
         use std::arch::x86_64::*;
         unsafe {
-            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.cast()));
-            Self(_mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide)))
+            let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+            Self(_mm512_castsi512_ps(_mm512_and_si512(_mm512_loadu_si512(from.cast()), upper)))
         }
     }
     #[inline(always)]
@@ -184,14 +191,20 @@ impl Lanes for Avx2 {
         }
     }
     #[inline(always)]
-    unsafe fn load_bf16(from: *const u16) -> Self {
+    unsafe fn load_low(from: *const u32) -> Self {
         use std::arch::x86_64::*;
         unsafe {
-            let widen = |at: *const u16| {
-                let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(at.cast()));
-                _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
-            };
-            Self(widen(from), widen(from.add(8)))
+            let low = |at: *const u32| _mm256_slli_epi32::<16>(_mm256_loadu_si256(at.cast()));
+            Self(_mm256_castsi256_ps(low(from)), _mm256_castsi256_ps(low(from.add(8))))
+        }
+    }
+    #[inline(always)]
+    unsafe fn load_high(from: *const u32) -> Self {
+        use std::arch::x86_64::*;
+        unsafe {
+            let upper = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+            let high = |at: *const u32| _mm256_and_si256(_mm256_loadu_si256(at.cast()), upper);
+            Self(_mm256_castsi256_ps(high(from)), _mm256_castsi256_ps(high(from.add(8))))
         }
     }
     #[inline(always)]
@@ -270,8 +283,12 @@ impl Lanes for Portable {
         unsafe { to.cast::<[f32; 16]>().write(self.0) }
     }
     #[inline(always)]
-    unsafe fn load_bf16(from: *const u16) -> Self {
-        Self(unsafe { from.cast::<[u16; 16]>().read() }.map(|bits| f32::from_bits(u32::from(bits) << 16)))
+    unsafe fn load_low(from: *const u32) -> Self {
+        Self(unsafe { from.cast::<[u32; 16]>().read() }.map(|pair| f32::from_bits(pair << 16)))
+    }
+    #[inline(always)]
+    unsafe fn load_high(from: *const u32) -> Self {
+        Self(unsafe { from.cast::<[u32; 16]>().read() }.map(|pair| f32::from_bits(pair & 0xffff_0000)))
     }
     #[inline(always)]
     unsafe fn add(self, other: Self) -> Self {

@@ -1,11 +1,12 @@
 //! `y[M, N] = x[M, K] · W[N, K]ᵀ (+ bias)`, row-invariant.
 //!
-//! Each output is one chain of fused multiply-adds over k = 0, 1, …, K − 1, whatever the tile it was
-//! computed in: tiles only decide how often a weight is read again.
+//! On vector paths each output is one chain of fused multiply-adds over k = 0, 1, …, K − 1, whatever the
+//! tile it was computed in: tiles only decide how often a weight is read again. On the tile unit, which
+//! takes bf16 weights only, the order is that of [`super::tiles`].
 
-use super::lanes::{HalfLine, Lanes, Line};
-use super::matrix::{GROUP, Matrix, PANEL, Panels};
-use super::{Path, Shared, compile, share};
+use super::lanes::{Lanes, Line, PairLine};
+use super::matrix::{GROUP, Matrix, PANEL, Panels, pairs};
+use super::{Path, Shared, compile, share, tiles};
 
 /// Multiply-adds below which sharing the work costs more than it saves.
 const SHARED_FROM: usize = 1 << 18;
@@ -21,6 +22,11 @@ pub fn linear(path: Path, weights: &Matrix, bias: Option<&[f32]>, x: &[f32], y: 
     assert!(bias.is_none_or(|bias| bias.len() == n), "bias is [{n}]");
     if rows == 0 {
         return;
+    }
+    if path == Path::Tiles
+        && let Panels::Bf16(lines) = &weights.panels
+    {
+        return tiles::linear(lines, bias, x, y, (rows, n, k));
     }
     let groups = n.div_ceil(GROUP * PANEL);
     let threads = rayon::current_num_threads();
@@ -49,31 +55,49 @@ compile! {
 
 compile! {
     /// Groups `from..to` of bf16 weights.
-    fn bf16_groups(lines: &[HalfLine], bias: Option<&[f32]>, x: &[f32], y: *mut f32, shape: (usize, usize, usize), range: (usize, usize)) = groups::<HalfLine>;
+    fn bf16_groups(lines: &[PairLine], bias: Option<&[f32]>, x: &[f32], y: *mut f32, shape: (usize, usize, usize), range: (usize, usize)) = groups::<PairLine>;
 }
 
-/// Sixteen weights in memory.
+/// Sixteen outputs' weights in memory, for one input or a pair.
 trait Weights: Sized {
-    /// The weights, widened.
+    /// Inputs of a line.
+    const INPUTS: usize;
+
+    /// Lines of a panel.
+    fn deep(inputs: usize) -> usize;
+
+    /// The weights of a line's input `which`, widened.
     ///
     /// # Safety
     /// `line` points at a line, and the lanes are the processor's.
-    unsafe fn load<L: Lanes>(line: *const Self) -> L;
+    unsafe fn load<L: Lanes>(line: *const Self, which: usize) -> L;
 }
 
 impl Weights for Line {
+    const INPUTS: usize = 1;
+
+    fn deep(inputs: usize) -> usize {
+        inputs
+    }
+
     #[inline(always)]
-    unsafe fn load<L: Lanes>(line: *const Self) -> L {
+    unsafe fn load<L: Lanes>(line: *const Self, _: usize) -> L {
         // SAFETY: the caller's.
         unsafe { L::load(line.cast()) }
     }
 }
 
-impl Weights for HalfLine {
+impl Weights for PairLine {
+    const INPUTS: usize = 2;
+
+    fn deep(inputs: usize) -> usize {
+        pairs(inputs)
+    }
+
     #[inline(always)]
-    unsafe fn load<L: Lanes>(line: *const Self) -> L {
+    unsafe fn load<L: Lanes>(line: *const Self, which: usize) -> L {
         // SAFETY: the caller's.
-        unsafe { L::load_bf16(line.cast()) }
+        unsafe { if which == 0 { L::load_low(line.cast()) } else { L::load_high(line.cast()) } }
     }
 }
 
@@ -90,7 +114,7 @@ unsafe fn groups<L: Lanes, W: Weights>(
     let most = if L::WIDE { 4 } else { 2 };
     let tile = rows.div_ceil(rows.div_ceil(most));
     for group in from..to {
-        let block = lines[group * GROUP * k..].as_ptr();
+        let block = lines[group * GROUP * W::deep(k)..].as_ptr();
         let mut row = 0;
         while row < rows {
             let at = Tile { bias, x: x[row * k..].as_ptr(), y, row, column: group * GROUP * PANEL, n, k };
@@ -148,22 +172,44 @@ impl Tile<'_> {
         unsafe {
             let mut sums = [[L::splat(0.0); J]; I];
             let mut line = block.add(first);
-            for input in 0..self.k {
-                let mut w = [L::splat(0.0); J];
-                for j in 0..J {
-                    w[j] = W::load(line.add(j));
+            let mut input = 0;
+            while input + W::INPUTS <= self.k {
+                for which in 0..W::INPUTS {
+                    self.add::<L, W, I, J>(&mut sums, line, which, input + which);
                 }
-                for i in 0..I {
-                    let x = L::splat(*self.x.add(i * self.k + input));
-                    for j in 0..J {
-                        sums[i][j] = x.fma(w[j], sums[i][j]);
-                    }
-                }
+                input += W::INPUTS;
                 line = line.add(GROUP);
+            }
+            if input < self.k {
+                self.add::<L, W, I, J>(&mut sums, line, 0, input);
             }
             for i in 0..I {
                 for j in 0..J {
                     self.store(sums[i][j], i, first + j);
+                }
+            }
+        }
+    }
+
+    /// Adds one input's share to the sums.
+    #[inline(always)]
+    unsafe fn add<L: Lanes, W: Weights, const I: usize, const J: usize>(
+        &self,
+        sums: &mut [[L; J]; I],
+        line: *const W,
+        which: usize,
+        input: usize,
+    ) {
+        // SAFETY: the caller's: a line for each panel, and I rows of more than `input` inputs.
+        unsafe {
+            let mut w = [L::splat(0.0); J];
+            for j in 0..J {
+                w[j] = W::load(line.add(j), which);
+            }
+            for i in 0..I {
+                let x = L::splat(*self.x.add(i * self.k + input));
+                for j in 0..J {
+                    sums[i][j] = x.fma(w[j], sums[i][j]);
                 }
             }
         }

@@ -23,9 +23,34 @@ fn weights(outputs: usize, inputs: usize, narrow: bool) -> (Vec<f32>, Matrix) {
     }
 }
 
-/// What every path must give: one chain of fused multiply-adds.
+/// What every vector path must give: one chain of fused multiply-adds.
 fn reference(w: &[f32], bias: Option<&[f32]>, x: &[f32], inputs: usize) -> Vec<u32> {
     let dot = |row: &[f32], w: &[f32]| row.iter().zip(w).fold(0f32, |sum, (x, w)| x.mul_add(*w, sum));
+    let outputs =
+        |row| w.chunks(inputs).enumerate().map(move |(n, w)| dot(row, w) + bias.map_or(0.0, |b| b[n]));
+    x.chunks(inputs).flat_map(outputs).map(f32::to_bits).collect()
+}
+
+/// What the tile unit must give for bf16 weights, in plain arithmetic; see [`super::super::tiles`].
+fn tile_reference(w: &[f32], bias: Option<&[f32]>, x: &[f32], inputs: usize) -> Vec<u32> {
+    let round = |value: f32| bf16::from_f32(value).to_f32();
+    let part = |value: f32, which: usize| {
+        let rest = (0..which).fold(value, |rest, _| rest - round(rest));
+        round(rest)
+    };
+    let dot = |row: &[f32], w: &[f32]| {
+        let mut sum = 0f32;
+        for (row, w) in row.chunks(32).zip(w.chunks(32)) {
+            for which in 0..3 {
+                let chain = |first: usize| {
+                    let (row, w) = (row.iter().skip(first).step_by(2), w.iter().skip(first).step_by(2));
+                    row.zip(w).fold(0f32, |sum, (x, w)| part(*x, which).mul_add(*w, sum))
+                };
+                sum += chain(0) + chain(1);
+            }
+        }
+        sum
+    };
     let outputs =
         |row| w.chunks(inputs).enumerate().map(move |(n, w)| dot(row, w) + bias.map_or(0.0, |b| b[n]));
     x.chunks(inputs).flat_map(outputs).map(f32::to_bits).collect()
@@ -35,8 +60,11 @@ fn check(outputs: usize, inputs: usize, rows: usize, narrow: bool, with_bias: bo
     let (plain, matrix) = weights(outputs, inputs, narrow);
     let bias = with_bias.then(|| numbers(2, outputs));
     let x = numbers(3, rows * inputs);
-    let expected = reference(&plain, bias.as_deref(), &x, inputs);
     for path in Path::available() {
+        let expected = match path {
+            Path::Tiles if narrow => tile_reference(&plain, bias.as_deref(), &x, inputs),
+            _ => reference(&plain, bias.as_deref(), &x, inputs),
+        };
         let mut y = vec![f32::NAN; rows * outputs];
         linear(path, &matrix, bias.as_deref(), &x, &mut y, rows);
         let got: Vec<u32> = y.iter().map(|v| v.to_bits()).collect();
@@ -93,4 +121,18 @@ fn stacked_parts_are_one_matrix() {
     linear(Path::Portable, &whole, None, &x, &mut a, 1);
     linear(Path::Portable, &stacked, None, &x, &mut b, 1);
     assert_eq!(a, b);
+}
+
+#[test]
+fn the_tile_unit_loses_nothing_of_an_input() {
+    // With all weights 1, a row of one input is that input, to its last bit.
+    if !Path::available().contains(&Path::Tiles) {
+        return;
+    }
+    let ones = Matrix::stack(vec![Values::Bf16(vec![bf16::ONE; 3])], 1);
+    for x in [1.000_000_1, -3.141_592_7e-20, 1.234_567_9e30, 16_777_215.0] {
+        let mut y = [0.0; 3];
+        linear(Path::Tiles, &ones, None, &[x], &mut y, 1);
+        assert_eq!(y.map(f32::to_bits), [f32::to_bits(x); 3]);
+    }
 }

@@ -1,8 +1,6 @@
 //! Weights in the layout that the kernels read: panels of sixteen outputs, in groups of four.
 
-use half::bf16;
-
-use super::lanes::{HalfLine, Line};
+use super::lanes::{Line, PairLine};
 use crate::weights::Values;
 
 /// Outputs of a panel: one vector's lanes.
@@ -13,8 +11,11 @@ pub(super) const GROUP: usize = 4;
 /// A weight matrix `[N, K]`: N outputs of K inputs each.
 ///
 /// Stored as `[⌈N / 64⌉, K, 4, 16]`: the weights of 64 outputs for one input stand side by side, so a
-/// lane is an output, nothing is added across lanes, and memory is read from front to back. bf16
-/// weights are widened in registers.
+/// lane is an output, nothing is added across lanes, and memory is read from front to back.
+///
+/// bf16 weights are stored as `[⌈N / 64⌉, ⌈K / 32⌉ · 16, 4, 16, 2]`: the two of a pair of inputs share a
+/// word. Vector paths widen them in registers; the tile unit takes them as they are. Inputs past K
+/// weigh 0.
 #[derive(Clone, Debug)]
 pub struct Matrix {
     outputs: usize,
@@ -25,7 +26,7 @@ pub struct Matrix {
 #[derive(Clone, Debug)]
 pub(super) enum Panels {
     F32(Vec<Line>),
-    Bf16(Vec<HalfLine>),
+    Bf16(Vec<PairLine>),
 }
 
 impl Matrix {
@@ -39,13 +40,15 @@ impl Matrix {
         let outputs = parts.iter().map(Values::len).sum::<usize>() / inputs;
         let panels = match parts.iter().all(|part| matches!(part, Values::Bf16(_))) {
             true => {
-                let mut lines = vec![HalfLine([0; PANEL]); lines_of(outputs, inputs)];
+                let deep = pairs(inputs);
+                let mut lines = vec![PairLine([0; PANEL]); lines_of(outputs, deep)];
                 let mut first = 0;
                 for part in parts {
                     let Values::Bf16(values) = part else { continue };
-                    let rows = values.chunks_exact(inputs);
-                    pack(rows, inputs, first, &mut lines, |line, lane, weight| {
-                        line.0[lane] = weight.to_bits()
+                    let rows = values.chunks_exact(inputs).map(|row| row.chunks(2));
+                    pack(rows, deep, first, &mut lines, |line, lane, pair| {
+                        let high = pair.get(1).map_or(0, |weight| u32::from(weight.to_bits()));
+                        line.0[lane] = u32::from(pair[0].to_bits()) | high << 16;
                     });
                     first += values.len() / inputs;
                 }
@@ -95,42 +98,53 @@ impl Matrix {
             self.outputs,
             self.inputs
         );
-        let (line, lane) = place(row, self.inputs);
         match &self.panels {
             Panels::F32(lines) => {
+                let (line, lane) = place(row, self.inputs);
                 for (to, line) in to.iter_mut().zip(lines[line..].iter().step_by(GROUP)) {
                     *to = line.0[lane];
                 }
             }
             Panels::Bf16(lines) => {
-                for (to, line) in to.iter_mut().zip(lines[line..].iter().step_by(GROUP)) {
-                    *to = bf16::from_bits(line.0[lane]).to_f32();
+                let (line, lane) = place(row, pairs(self.inputs));
+                for (to, line) in to.chunks_mut(2).zip(lines[line..].iter().step_by(GROUP)) {
+                    let pair = line.0[lane];
+                    to[0] = f32::from_bits(pair << 16);
+                    if let Some(to) = to.get_mut(1) {
+                        *to = f32::from_bits(pair & 0xffff_0000);
+                    }
                 }
             }
         }
     }
 }
 
-fn lines_of(outputs: usize, inputs: usize) -> usize {
-    outputs.div_ceil(GROUP * PANEL) * GROUP * inputs
+/// Lines that a panel of bf16 weights has: one a pair of inputs, whole tiles of them.
+pub(super) const fn pairs(inputs: usize) -> usize {
+    inputs.div_ceil(2 * PANEL) * PANEL
 }
 
-/// The line of an output's first weight, and its lane; the next weights are [`GROUP`] lines apart.
-fn place(output: usize, inputs: usize) -> (usize, usize) {
+fn lines_of(outputs: usize, deep: usize) -> usize {
+    outputs.div_ceil(GROUP * PANEL) * GROUP * deep
+}
+
+/// The line of an output's first weight in panels of `deep` lines, and its lane; the next weights are
+/// [`GROUP`] lines apart.
+fn place(output: usize, deep: usize) -> (usize, usize) {
     let panel = output / PANEL;
-    (panel / GROUP * GROUP * inputs + panel % GROUP, output % PANEL)
+    (panel / GROUP * GROUP * deep + panel % GROUP, output % PANEL)
 }
 
-/// Puts rows of weights, from output `first` on, into the lanes of their panels.
-fn pack<'a, T: 'a, U>(
-    rows: impl Iterator<Item = &'a [T]>,
-    inputs: usize,
+/// Puts rows of weights, from output `first` on, into the lanes of their panels of `deep` lines.
+fn pack<T, U>(
+    rows: impl Iterator<Item: IntoIterator<Item = T>>,
+    deep: usize,
     first: usize,
     lines: &mut [U],
-    put: impl Fn(&mut U, usize, &T),
+    put: impl Fn(&mut U, usize, T),
 ) {
     for (row, weights) in rows.enumerate() {
-        let (line, lane) = place(first + row, inputs);
+        let (line, lane) = place(first + row, deep);
         for (line, weight) in lines[line..].iter_mut().step_by(GROUP).zip(weights) {
             put(line, lane, weight);
         }

@@ -7,6 +7,9 @@
 //! Every kernel is written once over 16 lanes ([`lanes`]) and compiled for three paths, chosen at
 //! run time: AVX-512, AVX2 with FMA, and portable. All three sum in the same order with fused
 //! multiply-adds, so they agree bit for bit as well.
+//!
+//! A fourth path multiplies bf16 weights on the tile unit ([`tiles`]): as exact, in an order of its own,
+//! and sixteen rows cost it what one does.
 
 #![allow(unsafe_code, reason = "vector instructions, and threads that write disjoint columns of one output")]
 #![allow(
@@ -19,12 +22,15 @@ pub(crate) mod lanes;
 pub mod linear;
 pub mod matrix;
 pub mod pointwise;
+pub mod tiles;
 
 use std::sync::OnceLock;
 
 /// Which instructions run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Path {
+    /// bf16 weights on the tile unit (AMX), all else as AVX-512.
+    Tiles,
     /// AVX-512 F.
     Avx512,
     /// AVX2 and FMA.
@@ -45,6 +51,9 @@ impl Path {
         let mut paths = Vec::new();
         #[cfg(target_arch = "x86_64")]
         {
+            if tiles::available() {
+                paths.push(Self::Tiles);
+            }
             if is_x86_feature_detected!("avx512f") {
                 paths.push(Self::Avx512);
             }
@@ -59,6 +68,7 @@ impl Path {
     /// The word that messages use.
     pub const fn as_str(self) -> &'static str {
         match self {
+            Self::Tiles => "amx",
             Self::Avx512 => "avx512",
             Self::Avx2 => "avx2",
             Self::Portable => "portable",
@@ -92,7 +102,7 @@ macro_rules! compile {
             match path {
                 // SAFETY: a path is only ever chosen where the processor has it; the rest is the caller's.
                 #[cfg(target_arch = "x86_64")]
-                $crate::kernels::Path::Avx512 => unsafe { avx512($($arg),*) },
+                $crate::kernels::Path::Avx512 | $crate::kernels::Path::Tiles => unsafe { avx512($($arg),*) },
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 $crate::kernels::Path::Avx2 => unsafe { avx2($($arg),*) },

@@ -1,6 +1,7 @@
 //! A million outputs over logits computed once, and two rules of losslessness broken in as many.
 
 use super::*;
+use crate::settings::Dtype;
 use crate::decoder::Decoder;
 use crate::load::{nested, tiny_config};
 use crate::selfcheck::poisoned;
@@ -24,7 +25,7 @@ fn models() -> Vec<Decoder> {
     let mut config = tiny_config();
     config.spec.vocab = 64;
     let models = nested(&config, 4, 0.3, 0.2);
-    models.into_iter().map(|(config, mut weights)| poisoned(config, &mut weights, 8192).unwrap()).collect()
+    models.into_iter().map(|(config, mut weights)| poisoned(config, &mut weights, Dtype::F32, 8192).unwrap()).collect()
 }
 
 fn trees(draw: &Draw) -> Vec<Tree<Decoder>> {

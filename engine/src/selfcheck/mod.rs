@@ -33,6 +33,7 @@ use crate::decoder::{Decoder, DecoderOptions};
 use crate::level::ForwardError;
 use crate::load::{Checkpoint, LoadError, nested, tiny_config};
 use crate::sampling::{NoToken, Sampling};
+use crate::settings::Dtype;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 use crate::weights::WeightSource;
 
@@ -151,14 +152,19 @@ pub fn text_tasks(tokenizer: &Tokenizer, texts: &[&str]) -> Result<Vec<Task>, Ch
     texts.iter().enumerate().map(task).collect()
 }
 
-/// Three nested models of the size of [`tiny_config`] as decoders, with `kv_tokens` tokens of KV memory each, and
-/// NaN in all memory that is forgotten.
+/// Three nested models of the size of [`tiny_config`] as decoders, with weights in `dtype`, `kv_tokens` tokens of
+/// KV memory each, and NaN in all memory that is forgotten.
 ///
 /// # Errors
 /// [`LoadError`], when there is no memory.
-pub fn nested_pool(seed: u64, eps: (f32, f32), kv_tokens: u64) -> Result<Vec<Decoder>, LoadError> {
+pub fn nested_pool(
+    seed: u64,
+    eps: (f32, f32),
+    dtype: Dtype,
+    kv_tokens: u64,
+) -> Result<Vec<Decoder>, LoadError> {
     let models = nested(&tiny_config(), seed, eps.0, eps.1);
-    models.into_iter().map(|(config, mut weights)| poisoned(config, &mut weights, kv_tokens)).collect()
+    models.into_iter().map(|(config, mut weights)| poisoned(config, &mut weights, dtype, kv_tokens)).collect()
 }
 
 /// The models of Hugging Face folders as decoders on the processor, as [`nested_pool`].
@@ -170,7 +176,7 @@ pub fn nested_pool(seed: u64, eps: (f32, f32), kv_tokens: u64) -> Result<Vec<Dec
 pub fn folder_pool(folders: &[(String, &Path)], kv_tokens: u64) -> Result<Vec<Decoder>, LoadError> {
     let open = |(name, folder): &(String, &Path)| {
         let mut checkpoint = Checkpoint::open(folder, name)?;
-        let model = poisoned(checkpoint.config().clone(), &mut checkpoint, kv_tokens)?;
+        let model = poisoned(checkpoint.config().clone(), &mut checkpoint, Dtype::Auto, kv_tokens)?;
         checkpoint.check_all_taken()?;
         Ok(model)
     };
@@ -180,9 +186,10 @@ pub fn folder_pool(folders: &[(String, &Path)], kv_tokens: u64) -> Result<Vec<De
 fn poisoned(
     config: DecoderConfig,
     weights: &mut dyn WeightSource,
+    dtype: Dtype,
     kv_tokens: u64,
 ) -> Result<Decoder, LoadError> {
-    let options = DecoderOptions { poison: true, ..DecoderOptions::new(kv_tokens) };
+    let options = DecoderOptions { poison: true, dtype, ..DecoderOptions::new(kv_tokens) };
     Decoder::load(config, weights, options)
 }
 

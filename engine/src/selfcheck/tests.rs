@@ -42,7 +42,7 @@ impl LevelModel for Sloppy {
 #[test]
 fn kernels_that_depend_on_the_number_of_rows_are_found_out() {
     let tasks = random_tasks(256, 40, 3);
-    let models = nested_pool(3, (0.3, 0.2), 4096).unwrap().into_iter().map(Sloppy).collect();
+    let models = nested_pool(3, (0.3, 0.2), Dtype::F32, 4096).unwrap().into_iter().map(Sloppy).collect();
     let mut subject = Subject::new(models, tasks, Luck::new(1));
     let cell = Cell([0, 3, 1, 2, 0, 0, 0, 0]);
     let report = subject.check(&factors(), &cell, &(0..40).collect::<Vec<_>>()).unwrap();
@@ -53,7 +53,7 @@ fn kernels_that_depend_on_the_number_of_rows_are_found_out() {
 #[test]
 fn a_check_in_which_nothing_happened_says_so() {
     let mut subject =
-        Subject::new(nested_pool(3, (0.3, 0.2), 4096).unwrap(), random_tasks(256, 3, 3), Luck::new(1));
+        Subject::new(nested_pool(3, (0.3, 0.2), Dtype::F32, 4096).unwrap(), random_tasks(256, 3, 3), Luck::new(1));
     // The target alone, one at a time.
     let report = subject.check(&factors(), &Cell([0; 8]), &[0, 1, 2]).unwrap();
     assert_eq!(report.first, None);
@@ -72,7 +72,7 @@ fn a_check_in_which_nothing_happened_says_so() {
 #[test]
 fn flips_are_counted_with_their_margins() {
     let tasks = random_tasks(256, 12, 5);
-    let [.., mut target] = <[Decoder; 3]>::try_from(nested_pool(5, (0.3, 0.2), 4096).unwrap()).unwrap();
+    let [.., mut target] = <[Decoder; 3]>::try_from(nested_pool(5, (0.3, 0.2), Dtype::F32, 4096).unwrap()).unwrap();
     let texts: Vec<Vec<u32>> = tasks
         .iter()
         .map(|task| {
@@ -81,10 +81,10 @@ fn flips_are_counted_with_their_margins() {
         })
         .collect();
     let same =
-        flips::flips(&mut target, &mut nested_pool(5, (0.3, 0.2), 4096).unwrap()[2], &texts, 3).unwrap();
+        flips::flips(&mut target, &mut nested_pool(5, (0.3, 0.2), Dtype::F32, 4096).unwrap()[2], &texts, 3).unwrap();
     assert_eq!((same.flips, same.differing, same.texts), (0, 0, 12));
     assert!(same.most_apart.to_bits() == 0 && same.median_margin > 0.0 && same.margins.is_empty());
-    let mut sloppy = Sloppy(nested_pool(5, (0.3, 0.2), 4096).unwrap().remove(2));
+    let mut sloppy = Sloppy(nested_pool(5, (0.3, 0.2), Dtype::F32, 4096).unwrap().remove(2));
     let alone = flips::flips(&mut target, &mut sloppy, &texts, 1).unwrap();
     assert_eq!(alone.flips, 0, "it is exact one token at a time");
     let apart = flips::flips(&mut target, &mut sloppy, &texts, 4).unwrap();
@@ -95,7 +95,7 @@ fn flips_are_counted_with_their_margins() {
 
 #[test]
 fn a_tree_says_what_its_model_says() {
-    let pool = || nested_pool(7, (0.3, 0.2), 4096).unwrap().remove(1);
+    let pool = || nested_pool(7, (0.3, 0.2), Dtype::F32, 4096).unwrap().remove(1);
     let (prompt, mut real) = ([5u32, 17, 200], pool());
     let mut tree = tree::Tree::new(pool(), &prompt, 2);
     let row = |slot, context, tokens: u32| PackedRow { slot: Slot(slot), context, tokens };

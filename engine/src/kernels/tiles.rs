@@ -1,0 +1,302 @@
+//! `y[M, N] = x[M, K] · W[N, K]ᵀ (+ bias)` with bf16 weights on the tile unit of Intel processors (AMX).
+//!
+//! One instruction multiplies up to sixteen rows by sixteen outputs over 32 inputs, whatever the number
+//! of rows: sixteen rows cost little more than one, which is what verifying a draft asks for.
+//!
+//! Nothing of an input is lost: each f32 is the sum of three bfloat16, its **parts**, and the unit adds
+//! exact products in f32. The order of an output's sum is fixed by the instruction (Intel's manual,
+//! `TDPBF16PS`; [`tests`] holds it to plain arithmetic): for each 32 inputs and each part, from the
+//! largest, one chain of fused multiply-adds over the even inputs and one over the odd, both from 0,
+//! added to each other and then to the sum. Rows do not meet, so kernels stay row-invariant; the bits
+//! differ from those of the vector paths, whose order is another.
+//!
+//! Numbers below 2^-126 count as 0.
+
+use std::cell::RefCell;
+use std::sync::OnceLock;
+
+use super::lanes::PairLine;
+use super::matrix::{GROUP, PANEL, pairs};
+use super::{Shared, share};
+
+/// Rows of a tile.
+const ROWS: usize = 16;
+/// Inputs of a tile.
+const DEPTH: usize = 2 * PANEL;
+/// Parts of an input.
+const PARTS: usize = 3;
+/// Tile steps below which sharing the work costs more than it saves.
+const SHARED_FROM: usize = 96;
+
+/// One row of a tile: 32 bfloat16.
+#[derive(Clone, Copy, Debug)]
+#[repr(C, align(64))]
+struct TileRow([u16; DEPTH]);
+
+/// Whether this processor multiplies tiles and the system lets this process; it is asked once.
+pub fn available() -> bool {
+    static GRANTED: OnceLock<bool> = OnceLock::new();
+    *GRANTED.get_or_init(granted)
+}
+
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+fn granted() -> bool {
+    use std::arch::x86_64::{__cpuid, __cpuid_count};
+    /// Feature bits of leaf 7, register edx: bfloat16 tiles, and tiles at all.
+    const TILES: u32 = 1 << 22 | 1 << 24;
+    const SYS_ARCH_PRCTL: i64 = 158;
+    const ARCH_REQ_XCOMP_PERM: i64 = 0x1023;
+    const TILE_DATA: i64 = 18;
+    let vectors = is_x86_feature_detected!("avx512f")
+        && is_x86_feature_detected!("avx512bw")
+        && is_x86_feature_detected!("avx512bf16");
+    if !vectors || __cpuid(0).eax < 7 || __cpuid_count(7, 0).edx & TILES != TILES {
+        return false;
+    }
+    let result: i64;
+    // SAFETY: a system call that takes numbers alone and lets this process use a register file.
+    unsafe {
+        std::arch::asm!(
+            "syscall",
+            inlateout("rax") SYS_ARCH_PRCTL => result,
+            in("rdi") ARCH_REQ_XCOMP_PERM,
+            in("rsi") TILE_DATA,
+            lateout("rcx") _,
+            lateout("r11") _,
+            options(nostack),
+        );
+    }
+    result == 0
+}
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+fn granted() -> bool {
+    false
+}
+
+/// As [`super::linear::linear`], which has checked the shapes; `rows` is above 0.
+pub(super) fn linear(
+    lines: &[PairLine],
+    bias: Option<&[f32]>,
+    x: &[f32],
+    y: &mut [f32],
+    (rows, n, k): (usize, usize, usize),
+) {
+    thread_local! {
+        /// The parts of `x`; kept from pass to pass.
+        static PARTED: RefCell<Vec<TileRow>> = const { RefCell::new(Vec::new()) };
+    }
+    assert!(available(), "this processor has no tiles");
+    let (groups, steps) = (n.div_ceil(GROUP * PANEL), pairs(k) / PANEL);
+    // With more rows than a tile has, the last tile is filled up with rows of 0.
+    let (blocks, height) = (rows.div_ceil(ROWS), rows.min(ROWS));
+    let tasks = if groups * steps * blocks < SHARED_FROM { 1 } else { rayon::current_num_threads().min(groups) };
+    let out = Shared(y.as_mut_ptr());
+    PARTED.with_borrow_mut(|parted| {
+        split(x, k, height, parted);
+        let parted = parted.as_slice();
+        share(tasks, |task| {
+            // SAFETY: the processor has tiles, and they are released below.
+            unsafe { configure(height) };
+            for group in groups * task / tasks..groups * (task + 1) / tasks {
+                let weights = &lines[group * GROUP * steps * PANEL..][..GROUP * steps * PANEL];
+                let column = group * GROUP * PANEL;
+                let width = (GROUP * PANEL).min(n - column);
+                for (block, x) in parted.chunks_exact(height * steps * PARTS).enumerate() {
+                    let count = height.min(rows - block * ROWS);
+                    // SAFETY: rows and columns are in y, and each task writes the columns of its groups.
+                    unsafe {
+                        let to = out.pointer().add(block * ROWS * n + column);
+                        if width == GROUP * PANEL && count == height && bias.is_none() {
+                            multiply(x, height, weights, to, n);
+                            continue;
+                        }
+                        let mut sums = [0f32; ROWS * GROUP * PANEL];
+                        multiply(x, height, weights, sums.as_mut_ptr(), GROUP * PANEL);
+                        for (row, sums) in sums.chunks_exact(GROUP * PANEL).take(count).enumerate() {
+                            for (lane, sum) in sums[..width].iter().enumerate() {
+                                *to.add(row * n + lane) = sum + bias.map_or(0.0, |b| b[column + lane]);
+                            }
+                        }
+                    }
+                }
+            }
+            // SAFETY: the processor has tiles.
+            unsafe { release() };
+        });
+    });
+}
+
+/// Splits rows of `k` inputs into their parts: `[⌈M / 16⌉, ⌈k / 32⌉, 3, height, 32]`; 0 where there is none.
+fn split(x: &[f32], k: usize, height: usize, parted: &mut Vec<TileRow>) {
+    let (rows, steps) = (x.len() / k, k.div_ceil(DEPTH));
+    let block = height * steps * PARTS;
+    parted.clear();
+    parted.resize(rows.div_ceil(ROWS) * block, TileRow([0; DEPTH]));
+    for (row, inputs) in x.chunks_exact(k).enumerate() {
+        let to = &mut parted[row / ROWS * block + row % ROWS..];
+        #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+        // SAFETY: the processor has the instructions, as `available` asked.
+        unsafe {
+            split_row(inputs, to, height);
+        }
+        #[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+        let _ = (inputs, to);
+    }
+}
+
+/// Three bfloat16 rows that add up to `inputs`, largest first, for each 32 of them; `height` rows apart.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[target_feature(enable = "avx512f,avx512bw,avx512bf16")]
+fn split_row(inputs: &[f32], to: &mut [TileRow], height: usize) {
+    use std::arch::x86_64::*;
+    for (step, inputs) in inputs.chunks(DEPTH).enumerate() {
+        let keep = (1u64 << inputs.len()) - 1;
+        // SAFETY: a mask keeps loads within the inputs.
+        let (mut low, mut high) = unsafe {
+            (
+                _mm512_maskz_loadu_ps(keep as u16, inputs.as_ptr()),
+                _mm512_maskz_loadu_ps((keep >> PANEL) as u16, inputs.as_ptr().wrapping_add(PANEL)),
+            )
+        };
+        for part in 0..PARTS {
+            // SAFETY: all three are 64 bytes of plain numbers.
+            let both = unsafe { std::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(high, low)) };
+            // SAFETY: as above.
+            to[(step * PARTS + part) * height] = unsafe { std::mem::transmute::<__m512i, TileRow>(both) };
+            let (first, second) = (_mm512_castsi512_si256(both), _mm512_extracti64x4_epi64::<1>(both));
+            let first = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(first));
+            let second = _mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(second));
+            low = _mm512_sub_ps(low, _mm512_castsi512_ps(first));
+            high = _mm512_sub_ps(high, _mm512_castsi512_ps(second));
+        }
+    }
+}
+
+/// Sets the tiles up: 0 to 3 for sums and 4 to 6 for parts, `rows` rows each; 7 for weights, all 16 rows.
+/// 64 bytes a row.
+///
+/// # Safety
+/// [`available`] is true, `rows` is at most 16, and [`release`] follows on this thread.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub unsafe fn configure(rows: usize) {
+    #[repr(C, align(64))]
+    struct Config {
+        palette: u8,
+        start: u8,
+        reserved: [u8; 14],
+        bytes: [u16; 16],
+        rows: [u8; 16],
+    }
+    let mut config = Config { palette: 1, start: 0, reserved: [0; 14], bytes: [0; 16], rows: [0; 16] };
+    config.bytes[..8].fill(64);
+    config.rows[..7].fill(rows as u8);
+    config.rows[7] = ROWS as u8;
+    // SAFETY: 64 bytes in the form that the instruction reads.
+    unsafe { std::arch::asm!("ldtilecfg [{}]", in(reg) &raw const config, options(nostack, readonly)) };
+}
+
+/// Gives the tiles back, so that nobody saves them when threads change.
+///
+/// # Safety
+/// [`available`] is true.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+pub unsafe fn release() {
+    // SAFETY: an instruction of every processor with tiles.
+    unsafe { std::arch::asm!("tilerelease", options(nostack, nomem)) };
+}
+
+/// Up to sixteen rows by one group of panels; `stride` numbers from row to row of `to`.
+///
+/// # Safety
+/// Tiles are configured for `rows`; `to` has so many rows of 64 places.
+#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+unsafe fn multiply(x: &[TileRow], rows: usize, weights: &[PairLine], to: *mut f32, stride: usize) {
+    let steps = weights.len() / (GROUP * PANEL);
+    debug_assert!(steps > 0 && x.len() == rows * steps * PARTS);
+    let part = rows * size_of::<TileRow>();
+    // SAFETY: reads the two slices, each step one row of three parts and one line of four panels' tiles;
+    // writes what the caller vouches for.
+    unsafe {
+        std::arch::asm!(
+            "tilezero tmm0",
+            "tilezero tmm1",
+            "tilezero tmm2",
+            "tilezero tmm3",
+            "2:",
+            "tileloadd tmm4, [{first} + {line}*1]",
+            "tileloadd tmm5, [{second} + {line}*1]",
+            "tileloadd tmm6, [{third} + {line}*1]",
+            "tileloadd tmm7, [{weights} + {lines}*1]",
+            ".irp ahead,8192,8256,8320,8384,8448,8512,8576,8640,8704,8768,8832,8896,8960,9024,9088,9152",
+            "prefetcht0 [{weights} + \\ahead]",
+            ".endr",
+            "tdpbf16ps tmm0, tmm4, tmm7",
+            "tdpbf16ps tmm0, tmm5, tmm7",
+            "tdpbf16ps tmm0, tmm6, tmm7",
+            "tileloadd tmm7, [{weights} + {lines}*1 + 64]",
+            ".irp ahead,9216,9280,9344,9408,9472,9536,9600,9664,9728,9792,9856,9920,9984,10048,10112,10176",
+            "prefetcht0 [{weights} + \\ahead]",
+            ".endr",
+            "tdpbf16ps tmm1, tmm4, tmm7",
+            "tdpbf16ps tmm1, tmm5, tmm7",
+            "tdpbf16ps tmm1, tmm6, tmm7",
+            "tileloadd tmm7, [{weights} + {lines}*1 + 128]",
+            ".irp ahead,10240,10304,10368,10432,10496,10560,10624,10688,10752,10816,10880,10944,11008,11072,11136,11200",
+            "prefetcht0 [{weights} + \\ahead]",
+            ".endr",
+            "tdpbf16ps tmm2, tmm4, tmm7",
+            "tdpbf16ps tmm2, tmm5, tmm7",
+            "tdpbf16ps tmm2, tmm6, tmm7",
+            "tileloadd tmm7, [{weights} + {lines}*1 + 192]",
+            ".irp ahead,11264,11328,11392,11456,11520,11584,11648,11712,11776,11840,11904,11968,12032,12096,12160,12224",
+            "prefetcht0 [{weights} + \\ahead]",
+            ".endr",
+            "tdpbf16ps tmm3, tmm4, tmm7",
+            "tdpbf16ps tmm3, tmm5, tmm7",
+            "tdpbf16ps tmm3, tmm6, tmm7",
+            "add {first}, {step}",
+            "add {second}, {step}",
+            "add {third}, {step}",
+            "add {weights}, 4096",
+            "dec {steps}",
+            "jnz 2b",
+            "tilestored [{to} + {stride}*1], tmm0",
+            "tilestored [{to} + {stride}*1 + 64], tmm1",
+            "tilestored [{to} + {stride}*1 + 128], tmm2",
+            "tilestored [{to} + {stride}*1 + 192], tmm3",
+            first = inout(reg) x.as_ptr() => _,
+            second = inout(reg) x.as_ptr().byte_add(part) => _,
+            third = inout(reg) x.as_ptr().byte_add(2 * part) => _,
+            weights = inout(reg) weights.as_ptr() => _,
+            steps = inout(reg) steps => _,
+            step = in(reg) PARTS * part,
+            line = in(reg) size_of::<TileRow>(),
+            lines = in(reg) GROUP * size_of::<PairLine>(),
+            to = in(reg) to,
+            stride = in(reg) stride * size_of::<f32>(),
+            out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,
+            out("tmm4") _, out("tmm5") _, out("tmm6") _, out("tmm7") _,
+            options(nostack),
+        );
+    }
+}
+
+/// Nothing; no path leads here.
+///
+/// # Safety
+/// None is asked.
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+pub unsafe fn configure(_: usize) {}
+
+/// Nothing; no path leads here.
+///
+/// # Safety
+/// None is asked.
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+pub unsafe fn release() {}
+
+#[cfg(not(all(target_arch = "x86_64", target_os = "linux")))]
+unsafe fn multiply(_: &[TileRow], _: usize, _: &[PairLine], _: *mut f32, _: usize) {
+    unreachable!("no path leads here: `available` is false")
+}
