@@ -51,8 +51,8 @@ pub struct Source {
     pub name: String,
     /// Its content.
     pub bytes: Vec<u8>,
-    /// The folder that relative paths inside it start from; `None` for embedded files, whose paths
-    /// start from the current folder.
+    /// The folder that relative paths inside it start from; `None` for embedded files that the current
+    /// folder has no `scenarios` of: their paths start from it.
     pub folder: Option<PathBuf>,
 }
 
@@ -171,7 +171,12 @@ fn source(kind: &'static str, folder: &'static str, name: &str) -> Result<Source
     let path = Path::new(folder).join(format!("{name}.yaml"));
     match SCENARIOS.get_file(&path) {
         Some(file) => {
-            Ok(Source { name: format!("{name} (embedded)"), bytes: file.contents().to_vec(), folder: None })
+            let bytes = file.contents().to_vec();
+            // In a clone the file itself is there, and with it the models and prompts beside it.
+            let clone = Path::new("scenarios").join(&path);
+            let there = std::fs::read(&clone).is_ok_and(|there| there == bytes);
+            let folder = if there { clone.parent().map(Path::to_owned) } else { None };
+            Ok(Source { name: format!("{name} (embedded)"), bytes, folder })
         }
         None => Err(CatalogError::Unknown { kind, name: name.to_owned(), hint: hint(name, names(folder)) }),
     }

@@ -59,7 +59,8 @@ fn outputs_of_nested_models_are_the_targets_alone_in_every_pair_of_settings() {
     (0..left).for_each(|turn| shares[turn % cells.len()] += 1);
     assert_eq!(shares.iter().sum::<usize>(), 200, "each prompt in one cell");
     let kv = most_kv_tokens(&tasks, &factors);
-    let subject = |(eps, dtype)| Subject::new(nested_pool(11, eps, dtype, kv).unwrap(), tasks.clone(), Luck::new(2));
+    let subject =
+        |(eps, dtype)| Subject::new(nested_pool(11, eps, dtype, kv).unwrap(), tasks.clone(), Luck::new(2));
     let mut subjects = EPS.map(subject);
     let (mut total, mut next) = (Counts::default(), 0);
     for (cell, share) in cells.iter().zip(shares) {

@@ -15,7 +15,7 @@ use candle_core::{Device, Tensor};
 use specrouter_engine::config::DecoderConfig;
 use specrouter_engine::decoder::{Decoder, DecoderOptions};
 use specrouter_engine::level::{LevelModel, Packed, PackedRow};
-use specrouter_engine::load::{Dummy, tiny_config};
+use specrouter_engine::load::{Checkpoint, Dummy, tiny_config};
 use specrouter_engine::weights::WeightSource;
 use specrouter_routing::ids::Slot;
 
@@ -72,4 +72,15 @@ fn on_random_weights_they_agree() {
     config.spec.tied_embeddings = true; // The trainer ties them.
     let worst = difference(&config, &mut Dummy::new(5), &tokens);
     assert!(worst < 1e-4, "off by {worst}");
+}
+
+#[test]
+fn on_each_shipped_model_they_agree() {
+    let tokens: Vec<u32> = (0..200).map(|i| i * 37 % 2000).collect();
+    for name in ["tiny", "small", "medium", "large"] {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../models").join(name);
+        let mut checkpoint = Checkpoint::open(&folder, name).unwrap();
+        let worst = difference(&checkpoint.config().clone(), &mut checkpoint, &tokens);
+        assert!(worst < 1e-4, "{name}: off by {worst}");
+    }
 }

@@ -395,8 +395,7 @@ pub fn bf16_product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     }
     let mut sums = Vec::with_capacity(blocks * m * n);
     {
-        let ((a_storage, a_layout), (b_storage, b_layout)) =
-            (a.storage_and_layout(), b.storage_and_layout());
+        let ((a_storage, a_layout), (b_storage, b_layout)) = (a.storage_and_layout(), b.storage_and_layout());
         let (Storage::Cpu(CpuStorage::F32(a)), Storage::Cpu(CpuStorage::F32(b))) = (&*a_storage, &*b_storage)
         else {
             candle_core::bail!("product: expected f32 on the processor");

@@ -181,9 +181,7 @@ fn threads_do_not_change_a_bit() {
     let tokens: Vec<u32> = (0..300).map(|i| i * 13 % 250).collect();
     let on = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-        pool.install(|| {
-            [Dtype::F32, Dtype::Bf16].map(|dtype| run(&mut small_in(dtype), &[(0, 0, &tokens)]))
-        })
+        pool.install(|| [Dtype::F32, Dtype::Bf16].map(|dtype| run(&mut small_in(dtype), &[(0, 0, &tokens)])))
     };
     let one = on(1);
     assert!(on(2) == one && on(3) == one);

@@ -90,7 +90,8 @@ pub(super) fn linear(
     let (groups, steps) = (n.div_ceil(GROUP * PANEL), pairs(k) / PANEL);
     // With more rows than a tile has, the last tile is filled up with rows of 0.
     let (blocks, height) = (rows.div_ceil(ROWS), rows.min(ROWS));
-    let tasks = if groups * steps * blocks < SHARED_FROM { 1 } else { rayon::current_num_threads().min(groups) };
+    let tasks =
+        if groups * steps * blocks < SHARED_FROM { 1 } else { rayon::current_num_threads().min(groups) };
     let out = Shared(y.as_mut_ptr());
     PARTED.with_borrow_mut(|parted| {
         split(x, k, height, parted);

@@ -1,10 +1,10 @@
 //! A million outputs over logits computed once, and two rules of losslessness broken in as many.
 
 use super::*;
-use crate::settings::Dtype;
 use crate::decoder::Decoder;
 use crate::load::{nested, tiny_config};
 use crate::selfcheck::poisoned;
+use crate::settings::Dtype;
 use crate::verify::Broken;
 use specrouter_routing::ids::ModelId;
 
@@ -25,7 +25,10 @@ fn models() -> Vec<Decoder> {
     let mut config = tiny_config();
     config.spec.vocab = 64;
     let models = nested(&config, 4, 0.3, 0.2);
-    models.into_iter().map(|(config, mut weights)| poisoned(config, &mut weights, Dtype::F32, 8192).unwrap()).collect()
+    models
+        .into_iter()
+        .map(|(config, mut weights)| poisoned(config, &mut weights, Dtype::F32, 8192).unwrap())
+        .collect()
 }
 
 fn trees(draw: &Draw) -> Vec<Tree<Decoder>> {

@@ -52,8 +52,11 @@ fn kernels_that_depend_on_the_number_of_rows_are_found_out() {
 
 #[test]
 fn a_check_in_which_nothing_happened_says_so() {
-    let mut subject =
-        Subject::new(nested_pool(3, (0.3, 0.2), Dtype::F32, 4096).unwrap(), random_tasks(256, 3, 3), Luck::new(1));
+    let mut subject = Subject::new(
+        nested_pool(3, (0.3, 0.2), Dtype::F32, 4096).unwrap(),
+        random_tasks(256, 3, 3),
+        Luck::new(1),
+    );
     // The target alone, one at a time.
     let report = subject.check(&factors(), &Cell([0; 8]), &[0, 1, 2]).unwrap();
     assert_eq!(report.first, None);
@@ -72,7 +75,8 @@ fn a_check_in_which_nothing_happened_says_so() {
 #[test]
 fn flips_are_counted_with_their_margins() {
     let tasks = random_tasks(256, 12, 5);
-    let [.., mut target] = <[Decoder; 3]>::try_from(nested_pool(5, (0.3, 0.2), Dtype::F32, 4096).unwrap()).unwrap();
+    let [.., mut target] =
+        <[Decoder; 3]>::try_from(nested_pool(5, (0.3, 0.2), Dtype::F32, 4096).unwrap()).unwrap();
     let texts: Vec<Vec<u32>> = tasks
         .iter()
         .map(|task| {
@@ -81,7 +85,8 @@ fn flips_are_counted_with_their_margins() {
         })
         .collect();
     let same =
-        flips::flips(&mut target, &mut nested_pool(5, (0.3, 0.2), Dtype::F32, 4096).unwrap()[2], &texts, 3).unwrap();
+        flips::flips(&mut target, &mut nested_pool(5, (0.3, 0.2), Dtype::F32, 4096).unwrap()[2], &texts, 3)
+            .unwrap();
     assert_eq!((same.flips, same.differing, same.texts), (0, 0, 12));
     assert!(same.most_apart.to_bits() == 0 && same.median_margin > 0.0 && same.margins.is_empty());
     let mut sloppy = Sloppy(nested_pool(5, (0.3, 0.2), Dtype::F32, 4096).unwrap().remove(2));
