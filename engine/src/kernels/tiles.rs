@@ -12,7 +12,8 @@
 //!
 //! Numbers below 2^-126 count as 0.
 
-use std::cell::RefCell;
+use std::cell::Cell;
+use std::ops::Range;
 use std::sync::OnceLock;
 
 use super::lanes::PairLine;
@@ -21,6 +22,8 @@ use super::{Shared, share};
 
 /// Rows of a tile.
 const ROWS: usize = 16;
+/// Columns of a group of panels: four tiles.
+const COLUMNS: usize = GROUP * PANEL;
 /// Inputs of a tile.
 const DEPTH: usize = 2 * PANEL;
 /// Parts of an input.
@@ -83,49 +86,92 @@ pub(super) fn linear(
     (rows, n, k): (usize, usize, usize),
 ) {
     thread_local! {
-        /// The parts of `x`; kept from pass to pass.
-        static PARTED: RefCell<Vec<TileRow>> = const { RefCell::new(Vec::new()) };
+        /// Memory for the parts of `x`; kept from pass to pass.
+        static PARTED: Cell<Vec<TileRow>> = const { Cell::new(Vec::new()) };
     }
     assert!(available(), "this processor has no tiles");
-    let (groups, steps) = (n.div_ceil(GROUP * PANEL), pairs(k) / PANEL);
+    let (groups, steps) = (n.div_ceil(COLUMNS), pairs(k) / PANEL);
     // With more rows than a tile has, the last tile is filled up with rows of 0.
     let (blocks, height) = (rows.div_ceil(ROWS), rows.min(ROWS));
-    let tasks =
-        if groups * steps * blocks < SHARED_FROM { 1 } else { rayon::current_num_threads().min(groups) };
+    let work = groups * steps * blocks;
+    let tasks = if work < SHARED_FROM { 1 } else { rayon::current_num_threads().min(groups) };
+    // Taken, not borrowed: while this thread waits for others it may run another product.
+    let mut parted = PARTED.take();
+    split(x, k, height, &mut parted);
+    let product = Product { lines, bias, parted: &parted, rows, height, n, steps };
     let out = Shared(y.as_mut_ptr());
-    PARTED.with_borrow_mut(|parted| {
-        split(x, k, height, parted);
-        let parted = parted.as_slice();
-        share(tasks, |task| {
-            // SAFETY: the processor has tiles, and they are released below.
-            unsafe { configure(height) };
-            for group in groups * task / tasks..groups * (task + 1) / tasks {
-                let weights = &lines[group * GROUP * steps * PANEL..][..GROUP * steps * PANEL];
-                let column = group * GROUP * PANEL;
-                let width = (GROUP * PANEL).min(n - column);
-                for (block, x) in parted.chunks_exact(height * steps * PARTS).enumerate() {
-                    let count = height.min(rows - block * ROWS);
-                    // SAFETY: rows and columns are in y, and each task writes the columns of its groups.
-                    unsafe {
-                        let to = out.pointer().add(block * ROWS * n + column);
-                        if width == GROUP * PANEL && count == height && bias.is_none() {
-                            multiply(x, height, weights, to, n);
-                            continue;
-                        }
-                        let mut sums = [0f32; ROWS * GROUP * PANEL];
-                        multiply(x, height, weights, sums.as_mut_ptr(), GROUP * PANEL);
-                        for (row, sums) in sums.chunks_exact(GROUP * PANEL).take(count).enumerate() {
-                            for (lane, sum) in sums[..width].iter().enumerate() {
-                                *to.add(row * n + lane) = sum + bias.map_or(0.0, |b| b[column + lane]);
-                            }
-                        }
-                    }
+    share(tasks, |task| {
+        // SAFETY: the processor has tiles; each task writes the columns of its own groups of `y`.
+        unsafe { product.groups(groups * task / tasks..groups * (task + 1) / tasks, out.pointer()) };
+    });
+    PARTED.set(parted);
+}
+
+/// What the threads of one product share.
+struct Product<'a> {
+    lines: &'a [PairLine],
+    bias: Option<&'a [f32]>,
+    parted: &'a [TileRow],
+    rows: usize,
+    /// Rows of every tile.
+    height: usize,
+    n: usize,
+    /// Tiles along the inputs.
+    steps: usize,
+}
+
+impl Product<'_> {
+    /// The columns of some groups of panels, for all rows, so that weights are read from memory once.
+    ///
+    /// # Safety
+    /// The processor has tiles; `y` is `[rows, n]`, and nobody else uses these columns.
+    unsafe fn groups(&self, groups: Range<usize>, y: *mut f32) {
+        // SAFETY: the caller's; nothing below waits for other threads, so the tiles stay this product's.
+        unsafe { configure(self.height) };
+        let deep = GROUP * PANEL * self.steps;
+        for group in groups {
+            let weights = &self.lines[group * deep..][..deep];
+            for (block, x) in self.parted.chunks_exact(self.height * self.steps * PARTS).enumerate() {
+                let place = Place { row: block * ROWS, column: group * COLUMNS };
+                // SAFETY: the caller's.
+                unsafe { self.tile(x, weights, place, y) };
+            }
+        }
+        // SAFETY: the caller's.
+        unsafe { release() };
+    }
+
+    /// One tile of rows by one group, bias and edges included.
+    ///
+    /// # Safety
+    /// As [`Product::groups`], with the tiles set up.
+    unsafe fn tile(&self, x: &[TileRow], weights: &[PairLine], place: Place, y: *mut f32) {
+        let height = self.height.min(self.rows - place.row);
+        let width = COLUMNS.min(self.n - place.column);
+        // SAFETY: `height` rows and `width` columns from `place` on are in `y`; `sums` is a whole tile.
+        unsafe {
+            let to = y.add(place.row * self.n + place.column);
+            if height == self.height && width == COLUMNS && self.bias.is_none() {
+                multiply(x, self.height, weights, to, self.n);
+                return;
+            }
+            let mut sums = [0f32; ROWS * COLUMNS];
+            multiply(x, self.height, weights, sums.as_mut_ptr(), COLUMNS);
+            for (row, sums) in sums.chunks_exact(COLUMNS).take(height).enumerate() {
+                for (lane, sum) in sums[..width].iter().enumerate() {
+                    let bias = self.bias.map_or(0.0, |bias| bias[place.column + lane]);
+                    *to.add(row * self.n + lane) = sum + bias;
                 }
             }
-            // SAFETY: the processor has tiles.
-            unsafe { release() };
-        });
-    });
+        }
+    }
+}
+
+/// Where a tile begins.
+#[derive(Clone, Copy)]
+struct Place {
+    row: usize,
+    column: usize,
 }
 
 /// Splits rows of `k` inputs into their parts: `[⌈M / 16⌉, ⌈k / 32⌉, 3, height, 32]`; 0 where there is none.
