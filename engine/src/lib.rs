@@ -3,6 +3,7 @@
 //! [`serve`] drives `routing`'s loop on the wall clock ([`stopwatch`]); [`backend`] packs a pass, runs
 //! one [`level::LevelModel`] and samples or verifies its rows ([`sampling`], [`verify`], [`coins`]).
 //! [`decoder`] is the model on the processor ([`kernels`], [`storage`]), [`tensor`] on other devices.
+//! [`score`] shows committed texts to every model afterwards.
 //! [`load`], [`config`] and [`tokenizer`] read folders, [`pool`] opens what a scenario names.
 
 pub mod backend;
@@ -17,6 +18,7 @@ pub mod pool;
 pub mod profile;
 pub mod prompts;
 pub mod sampling;
+pub mod score;
 pub mod selfcheck;
 pub mod serve;
 pub mod settings;
