@@ -1,7 +1,7 @@
 //! Shadow scoring: what every model of a pool says of texts that were committed.
 //!
 //! The committed text is distributed as the target's whatever the policy was, so one look of every model
-//! at it is enough to replay any other policy (design.md, section 8). Every model runs each text once, by
+//! at it is enough to replay any other policy. Every model runs each text once, by
 //! the same row-invariant kernels that served it, after the run and outside its time.
 
 use specrouter_routing::ids::Slot;

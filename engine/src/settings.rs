@@ -31,8 +31,8 @@ pub enum Mode {
     Fast,
 }
 
-/// Format of the weights in memory. On the processor arithmetic is f32 whichever it is; on other
-/// devices it is the weights'.
+/// Format of the weights in memory. On the processor arithmetic is f32 whichever it is, though its sums
+/// may be in another order (see `kernels`); on other devices it is the weights'.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Dtype {

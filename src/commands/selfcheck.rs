@@ -37,8 +37,8 @@ const PROMPTS: &str = include_str!("selfcheck_prompts.txt");
 /// The prompt whose continuations are counted; few tokens are likely after it.
 const COUNTED: &str = "def add(a, b):";
 
-/// Residual scales and weights of the nested pools: draft and middle model agree with the target in 0.55 and 0.65, and in 0.30
-/// and 0.43 of all places.
+/// Residual scales and weights of the nested pools: draft and middle model agree with the target in 0.55 and 0.65,
+/// and (in f32) in 0.30 and 0.43 of all places.
 const NESTED: [((f32, f32), Dtype); 2] = [((0.3, 0.2), Dtype::F32), ((0.6, 0.4), Dtype::Bf16)];
 
 /// Distributions are refuted below it.

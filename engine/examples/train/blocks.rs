@@ -388,6 +388,9 @@ pub fn bf16_product(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         return rounded_product(a, b);
     }
     let rank = a.rank();
+    if rank != b.rank() || a.elem_count() == 0 || b.elem_count() == 0 {
+        candle_core::bail!("product of {:?} and {:?}", a.shape(), b.shape());
+    }
     let (blocks, m, k) = if rank == 2 { (1, a.dim(0)?, a.dim(1)?) } else { a.dims3()? };
     let (b_blocks, b_k, n) = if rank == 2 { (1, b.dim(0)?, b.dim(1)?) } else { b.dims3()? };
     if (blocks, k) != (b_blocks, b_k) {

@@ -12,7 +12,7 @@ use crate::error::{Result, TrainError};
 use crate::math;
 use crate::model::{Lesson, MicroBatch, Model};
 use crate::plain;
-use crate::recipe::ModelRecipe;
+use crate::recipe::{ModelRecipe, Products};
 use crate::shape::Shape;
 use crate::training::Session;
 
@@ -82,6 +82,7 @@ pub fn run(session: &Session) -> Result<String> {
         page += &against_autograd(what, &model, &batch, lesson, &fused)?;
         page += &against_differences(what, &model, &batch, lesson, &fused)?;
     }
+    page += &rounded_gradients(&model, &batch)?;
     page += &a_teacher_is_its_own_best_student(&teacher, &batch, &lesson)?;
     page += &overfit(session, &batch)?;
     page += &resume(session, &batch)?;
@@ -118,6 +119,14 @@ fn tiles() -> Result<String> {
             want(difference < 1e-4, || format!("{m} x {k} x {n}, turned {turned}: off by {difference:.2e}"))?;
             worst = worst.max(difference);
         }
+    }
+    // Attention's products: blocks of matrices, one of them turned, from the middle of a tensor.
+    let blocks = |seed: usize| fresh(seed, 6 * 40, 24, false)?.reshape((6, 40, 24))?.narrow(0, 1, 4);
+    for (a, b) in [(blocks(3)?, blocks(4)?.transpose(1, 2)?), (blocks(5)?.transpose(1, 2)?, blocks(6)?)] {
+        let difference = (bf16_product(&a, &b)? - rounded_product(&a, &b)?)?.abs()?;
+        let difference = difference.max_all()?.to_scalar::<f32>()?;
+        want(difference < 1e-4, || format!("{:?} x {:?}: off by {difference:.2e}", a.shape(), b.shape()))?;
+        worst = worst.max(difference);
     }
     let how = if tiles::available() { "on tiles" } else { "without tiles, which this processor lacks" };
     Ok(format!("products {how}: off by at most {worst:.1e}\n"))
@@ -173,6 +182,23 @@ fn against_autograd(
         worst = worst.max(error);
     }
     Ok(format!("{what}: gradients equal plain autograd's to {worst:.1e} of their norm\n"))
+}
+
+/// Gradients by products of rounded numbers, as they are trained by, point where those in f32 do.
+fn rounded_gradients(model: &Model, batch: &MicroBatch<'_>) -> Result<String> {
+    let exact = fused(model, batch, None)?;
+    let values = model.values()?;
+    let rounded = Model::from_values(SHAPE, VOCABULARY, values, &Device::Cpu)?.with_products(Products::Bf16);
+    let rounded = fused(&rounded, batch, None)?;
+    let mut worst = 0f64;
+    for ((name, _), (exact, rounded)) in
+        Model::lengths(&SHAPE, VOCABULARY).iter().zip(exact.iter().zip(&rounded))
+    {
+        let error = norm(exact.iter().zip(rounded).map(|(a, b)| a - b)) / norm(exact.iter().copied());
+        want(error < 0.05, || format!("{name}: the gradient of rounded products is {error:.3} off"))?;
+        worst = worst.max(error);
+    }
+    Ok(format!("gradients by bfloat16 products: within {worst:.3} of those in f32\n"))
 }
 
 /// Moves each parameter along its gradient and along random directions, and compares slopes.

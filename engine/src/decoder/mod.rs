@@ -27,7 +27,7 @@ use rope::Angles;
 pub struct DecoderOptions {
     /// Tokens of KV memory; rounded up to whole pages of [`PAGE`] tokens.
     pub kv_tokens: u64,
-    /// Format of the weight matrices. Arithmetic is f32 whichever it is.
+    /// Format of the weight matrices. Arithmetic is f32 whichever it is; the order of sums may differ.
     pub dtype: Dtype,
     /// Overwrites forgotten cache rows with NaN.
     pub poison: bool,

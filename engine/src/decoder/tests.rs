@@ -76,7 +76,8 @@ fn logits_are_those_of_transformers() {
 fn every_vector_path_gives_the_same_bits() {
     let tokens: Vec<u32> = (0..40).map(|i| i * 7 % 90).collect();
     for name in ["llama", "qwen2", "qwen3", "mistral"] {
-        let paths = Path::available().into_iter().filter(|p| *p != Path::Tiles);
+        // The tile unit takes bf16 weights, which one of the four has, in an order of its own.
+        let paths = Path::available().into_iter().filter(|p| *p != Path::Tiles || name != "qwen3");
         let all: Vec<_> = paths.map(|p| run(&mut open(name, p), &[(0, 0, &tokens)])).collect();
         assert!(all.windows(2).all(|pair| pair[0] == pair[1]), "{name}");
     }

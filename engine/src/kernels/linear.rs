@@ -168,7 +168,7 @@ impl Tile<'_> {
         block: *const W,
         first: usize,
     ) {
-        // SAFETY: `block` is a group of k times 4 lines, `x` has I rows of k inputs.
+        // SAFETY: `block` is a group of 4 panels of `W::deep(k)` lines, `x` has I rows of k inputs.
         unsafe {
             let mut sums = [[L::splat(0.0); J]; I];
             let mut line = block.add(first);

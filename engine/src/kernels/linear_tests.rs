@@ -86,6 +86,11 @@ fn one_row_alone_equals_that_row_in_any_batch_where_threads_share() {
         check(528, 512, rows, false, true);
         check(519, 512, rows, true, false);
     }
+    // More rows than a tile has; whole groups of columns and a narrow one, with a bias and without.
+    for rows in [17, 32, 33] {
+        check(512, 512, rows, true, false);
+        check(519, 512, rows, true, true);
+    }
 }
 
 proptest! {
@@ -134,5 +139,24 @@ fn the_tile_unit_loses_nothing_of_an_input() {
         let mut y = [0.0; 3];
         linear(Path::Tiles, &ones, None, &[x], &mut y, 1);
         assert_eq!(y.map(f32::to_bits), [f32::to_bits(x); 3]);
+    }
+}
+
+/// A thread that waits for the rest of its product may be given another one meanwhile.
+#[test]
+fn products_run_beside_each_other_in_one_pool() {
+    use rayon::prelude::*;
+    let (_, matrix) = weights(512, 512, true);
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(2).build().unwrap();
+    for path in Path::available() {
+        let bits = |key: u64| {
+            let x = numbers(key, 3 * 512);
+            let mut y = vec![0.0; 3 * 512];
+            linear(path, &matrix, None, &x, &mut y, 3);
+            y.iter().map(|v| v.to_bits()).collect::<Vec<_>>()
+        };
+        let together: Vec<_> = pool.install(|| (0..64).into_par_iter().map(bits).collect());
+        let alone: Vec<_> = (0..64).map(bits).collect();
+        assert!(together == alone, "{path:?}");
     }
 }

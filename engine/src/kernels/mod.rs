@@ -68,7 +68,7 @@ impl Path {
     /// The word that messages use.
     pub const fn as_str(self) -> &'static str {
         match self {
-            Self::Tiles => "amx",
+            Self::Tiles => "avx512, amx for bf16 weights",
             Self::Avx512 => "avx512",
             Self::Avx2 => "avx2",
             Self::Portable => "portable",

@@ -5,12 +5,13 @@
 //!
 //! Nothing of an input is lost: each f32 is the sum of three bfloat16, its **parts**, and the unit adds
 //! exact products in f32. The order of an output's sum is fixed by the instruction (Intel's manual,
-//! `TDPBF16PS`; [`tests`] holds it to plain arithmetic): for each 32 inputs and each part, from the
-//! largest, one chain of fused multiply-adds over the even inputs and one over the odd, both from 0,
-//! added to each other and then to the sum. Rows do not meet, so kernels stay row-invariant; the bits
-//! differ from those of the vector paths, whose order is another.
+//! `TDPBF16PS`; the tests of [`super::linear`] hold it to plain arithmetic): for each 32 inputs and each
+//! part, from the largest, one chain of fused multiply-adds over the even inputs and one over the odd,
+//! both from 0, added to each other and then to the sum. Rows do not meet, so kernels stay row-invariant;
+//! the bits differ from those of the vector paths, whose order is another.
 //!
-//! Numbers below 2^-126 count as 0.
+//! The range is a little less than f32's: numbers, products and sums below 2^-126 count as 0, so inputs
+//! below 2^-103 lose bits; inputs from 3.39e38 on have a first part of infinity, and give NaN.
 
 use std::cell::Cell;
 use std::ops::Range;
@@ -53,7 +54,10 @@ fn granted() -> bool {
     let vectors = is_x86_feature_detected!("avx512f")
         && is_x86_feature_detected!("avx512bw")
         && is_x86_feature_detected!("avx512bf16");
-    if !vectors || __cpuid(0).eax < 7 || __cpuid_count(7, 0).edx & TILES != TILES {
+    #[allow(unused_unsafe, reason = "older toolchains want it")]
+    // SAFETY: every x86-64 processor has the instruction.
+    let tiles = unsafe { __cpuid(0).eax >= 7 && __cpuid_count(7, 0).edx & TILES == TILES };
+    if !vectors || !tiles {
         return false;
     }
     let result: i64;
@@ -159,8 +163,9 @@ impl Product<'_> {
             multiply(x, self.height, weights, sums.as_mut_ptr(), COLUMNS);
             for (row, sums) in sums.chunks_exact(COLUMNS).take(height).enumerate() {
                 for (lane, sum) in sums[..width].iter().enumerate() {
-                    let bias = self.bias.map_or(0.0, |bias| bias[place.column + lane]);
-                    *to.add(row * self.n + lane) = sum + bias;
+                    // A sum without a bias goes as it is: adding 0 would change the sign of a -0.
+                    let sum = self.bias.map_or(*sum, |bias| sum + bias[place.column + lane]);
+                    *to.add(row * self.n + lane) = sum;
                 }
             }
         }
@@ -224,7 +229,7 @@ fn split_row(inputs: &[f32], to: &mut [TileRow], height: usize) {
 /// 64 bytes a row.
 ///
 /// # Safety
-/// [`available`] is true, `rows` is at most 16, and [`release`] follows on this thread.
+/// [`available`] is true, `rows` is 1 to 16, and [`release`] follows on this thread.
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 pub unsafe fn configure(rows: usize) {
     #[repr(C, align(64))]
@@ -235,6 +240,7 @@ pub unsafe fn configure(rows: usize) {
         bytes: [u16; 16],
         rows: [u8; 16],
     }
+    debug_assert!((1..=ROWS).contains(&rows), "a tile has 1 to 16 rows, got {rows}");
     let mut config = Config { palette: 1, start: 0, reserved: [0; 14], bytes: [0; 16], rows: [0; 16] };
     config.bytes[..8].fill(64);
     config.rows[..7].fill(rows as u8);
