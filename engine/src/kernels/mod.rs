@@ -18,6 +18,7 @@
 )]
 
 pub mod attention;
+mod crew;
 pub(crate) mod lanes;
 pub mod linear;
 pub mod matrix;
@@ -25,6 +26,8 @@ pub mod pointwise;
 pub mod tiles;
 
 use std::sync::OnceLock;
+
+pub(crate) use crew::share;
 
 /// Which instructions run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,22 +116,6 @@ macro_rules! compile {
     };
 }
 use compile;
-
-/// Runs `task(0) .. task(tasks - 1)`, shared among the threads of the current pool.
-pub(crate) fn share(tasks: usize, task: impl Fn(usize) + Sync) {
-    match tasks {
-        0 => {}
-        1 => task(0),
-        2 => {
-            rayon::join(|| task(0), || task(1));
-        }
-        _ => rayon::scope(|scope| {
-            let task = &task;
-            (1..tasks).for_each(|index| scope.spawn(move |_| task(index)));
-            task(0);
-        }),
-    }
-}
 
 /// A pointer that threads may share because they write disjoint places.
 pub(crate) struct Shared<T>(pub(crate) *mut T);
