@@ -5,6 +5,9 @@
 //! Static plans are chosen on prompts A (every other prompt of a domain) and measured on prompts B, in
 //! interleaved blocks against plain decoding and against `specrouter`, which keeps what it has learnt
 //! from block to block. Greedy; times are from the first block that every arm has run.
+//!
+//! Below them stands what could be had at all: how often each model names the target's token on prompts
+//! B's outputs, and the best plan of each depth at these chances and the measured pass times.
 
 #![allow(clippy::disallowed_types, clippy::print_stdout, reason = "a bench reads the clock and prints")]
 
@@ -25,15 +28,17 @@ use specrouter_engine::load::Checkpoint;
 use specrouter_engine::profile::{Grid, measure};
 use specrouter_engine::prompts::read_prompts;
 use specrouter_engine::sampling::Sampling;
+use specrouter_engine::score::{Scorer, Text, pairs};
 use specrouter_engine::serve::{Jobs, Watcher, serve};
 use specrouter_engine::stopwatch::Stopwatch;
 use specrouter_engine::tokenizer::Tokenizer;
 use specrouter_engine::verify::Verify;
-use specrouter_routing::ids::{ClassId, ReplicaId, RequestId, Slot};
+use specrouter_routing::ids::{ClassId, ModelId, ReplicaId, RequestId, Slot};
 use specrouter_routing::luck::Luck;
-use specrouter_routing::policy::price::Candidates;
+use specrouter_routing::policy::price::{AlphaMatrix, Batch, Candidates, Pricing};
+use specrouter_routing::policy::search::{Limits as SearchLimits, Search};
 use specrouter_routing::policy::{PolicyConfig, PolicyPool, SpecRouterConfig, StaticConfig};
-use specrouter_routing::profile::{Corrected, ModelSpec, Table};
+use specrouter_routing::profile::{Corrected, ModelSpec, PassCosts, PassShape, Table};
 use specrouter_routing::record::{PassRecord, RequestRecord, Sink, Wants};
 use specrouter_routing::replica::{Limits, Replica};
 use specrouter_routing::request::{Request, Truth};
@@ -175,10 +180,14 @@ impl Sink for Block {
     }
 }
 
-struct Quiet;
+/// Keeps the texts of a block.
+#[derive(Default)]
+struct Texts(Vec<Finished>);
 
-impl Watcher for Quiet {
-    fn finished(&mut self, _: Finished) {}
+impl Watcher for Texts {
+    fn finished(&mut self, text: Finished) {
+        self.0.push(text);
+    }
     fn go_on(&mut self, _: Time) -> bool {
         true
     }
@@ -209,6 +218,11 @@ impl Arm {
 
     /// Answers all prompts, `users` at a time.
     fn block(&mut self, prompts: &[Vec<u32>], users: u32) -> Block {
+        self.answers(prompts, users).0
+    }
+
+    fn answers(&mut self, prompts: &[Vec<u32>], users: u32) -> (Block, Vec<Finished>) {
+        let mut texts = Texts::default();
         let (mut block, begin) = (Block::default(), self.watch.read());
         let first = self.next;
         // As many requests as fill the batch a few times.
@@ -231,12 +245,67 @@ impl Arm {
             Some((request, Prompt { tokens, sampling: Sampling::greedy(), seed: 0, stop: Vec::new() }))
         };
         let jobs = Jobs::Users(users, &mut send);
-        serve(&mut self.replica, &mut self.backend, self.watch, jobs, None, &mut block, &mut Quiet)
+        serve(&mut self.replica, &mut self.backend, self.watch, jobs, None, &mut block, &mut texts)
             .expect("it serves");
         self.next = first + count;
         block.wall = self.watch.read().seconds() - begin.seconds();
-        block
+        (block, texts.0)
     }
+}
+
+/// How often each model's choice is that of each model above it, on the target's outputs for `prompts`; then the
+/// best plan of each depth for `batch` sequences, priced with these chances and the measured pass times.
+fn bound(world: &World, name: &str, prompts: &[Vec<u32>], batch: u32) {
+    let mut arm = Arm::new(world, &PolicyConfig::TargetOnly, batch);
+    let (_, texts) = arm.answers(prompts, batch);
+    let count = world.models.len();
+    let (mut agreed, mut positions) = (vec![0.0; count * (count - 1) / 2], 0.0);
+    let mut scorer = Scorer::new(Verify::Speculative, Luck::new(1));
+    for text in &texts {
+        let (prompt, output) = text.text.split_at(text.prompt_tokens);
+        let text = Text { prompt, output, sampling: Sampling::greedy(), seed: 0 };
+        scorer
+            .score(&mut world.models.clone(), text, |_, score| {
+                agreed.iter_mut().zip(&score.overlaps).for_each(|(sum, &agrees)| *sum += f64::from(agrees));
+                positions += 1.0;
+            })
+            .expect("what was generated can be scored");
+    }
+    let mut alpha = AlphaMatrix::uniform(0.0);
+    let mut chances = String::new();
+    for ((low, high), agreed) in pairs(count).zip(&agreed) {
+        alpha.set(ModelId(low as u8), ModelId(high as u8), agreed / positions);
+        if high + 1 == count {
+            chances += &format!(" {} {:.2}", world.names[low], agreed / positions);
+        }
+    }
+    let context = texts.iter().map(|t| t.prompt_tokens + t.output().len() / 2).sum::<usize>();
+    let context = context as f64 / texts.len() as f64;
+    let seconds = |model: ModelId, shape: &PassShape| world.belief.seconds(model, shape);
+    let limits = SearchLimits { max_window: 12, ..SearchLimits::default() };
+    let mut search = Search::new();
+    let ranked = search.run(
+        &Candidates::of_pool(&world.specs),
+        &alpha,
+        &Batch::of(batch, context),
+        &seconds,
+        &limits,
+        Pricing::default(),
+    );
+    let time = |depth: usize| ranked.iter().find(|r| r.plan.depth() == depth);
+    let plain = time(1).map_or(f64::NAN, |r| r.priced.seconds_per_token);
+    let best = |depth: usize| {
+        time(depth).map_or("-".to_owned(), |r| {
+            let chain: Vec<&str> = r.plan.models().iter().map(|m| world.names[m.index()].as_str()).collect();
+            format!("{} {:?} {:.2}x", chain.join(">"), r.plan.windows(), plain / r.priced.seconds_per_token)
+        })
+    };
+    println!(
+        "{name:>9} agreement with large:{chances} | priced optimum: {} | {} | {}",
+        best(2),
+        best(3),
+        best(4)
+    );
 }
 
 /// Every static plan worth a try: two levels with windows to 12, more levels with a few of each.
@@ -331,6 +400,9 @@ fn table(world: &World, domains: &BTreeMap<String, Domain>, batch: u32) {
             shown(ratio(3, static_best)),
             100.0 * median(overhead)
         );
+    }
+    for (name, domain) in domains {
+        bound(world, name, &domain.b, batch);
     }
 }
 
