@@ -39,7 +39,7 @@ use specrouter_routing::policy::price::{AlphaMatrix, Batch, Candidates, Pricing}
 use specrouter_routing::policy::search::{Limits as SearchLimits, Search};
 use specrouter_routing::policy::{PolicyConfig, PolicyPool, SpecRouterConfig, StaticConfig};
 use specrouter_routing::profile::{Corrected, ModelSpec, PassCosts, PassShape, Table};
-use specrouter_routing::record::{PassRecord, RequestRecord, Sink, Wants};
+use specrouter_routing::record::{PassRecord, RequestRecord, RoundRecord, Sink, Wants};
 use specrouter_routing::replica::{Limits, Replica};
 use specrouter_routing::request::{Request, Truth};
 use specrouter_routing::slo::Slo;
@@ -166,17 +166,22 @@ struct Block {
     passes: f64,
     /// From the first arrival to the last token.
     wall: f64,
+    /// Rounds by chain and windows.
+    plans: BTreeMap<String, u32>,
 }
 
 impl Sink for Block {
     fn wants(&self) -> Wants {
-        Wants { passes: true, ..Wants::default() }
+        Wants { passes: true, rounds: true, ..Wants::default() }
     }
     fn request(&mut self, record: &RequestRecord) {
         self.tokens += record.output_tokens;
     }
     fn pass(&mut self, record: &PassRecord) {
         self.passes += record.duration.seconds();
+    }
+    fn round(&mut self, record: &RoundRecord) {
+        *self.plans.entry(record.plan.to_string()).or_default() += 1;
     }
 }
 
@@ -374,7 +379,7 @@ fn table(world: &World, domains: &BTreeMap<String, Domain>, batch: u32) {
         let mut arms: Vec<Arm> = policies.iter().map(|policy| Arm::new(world, policy, batch)).collect();
         arms[3].block(&domain.a, batch); // It learns where the static plans were chosen.
         let mut speeds: Vec<Vec<f64>> = vec![Vec::new(); arms.len()];
-        let mut overhead = Vec::new();
+        let (mut overhead, mut plans) = (Vec::new(), BTreeMap::<String, u32>::new());
         for index in 0..=BLOCKS {
             for turn in 0..arms.len() {
                 let at = (turn + index) % arms.len();
@@ -383,6 +388,9 @@ fn table(world: &World, domains: &BTreeMap<String, Domain>, batch: u32) {
                     speeds[at].push(f64::from(block.tokens) / block.wall);
                     if at == 3 {
                         overhead.push(1.0 - block.passes / block.wall);
+                        for (plan, rounds) in block.plans {
+                            *plans.entry(plan).or_default() += rounds;
+                        }
                     }
                 }
             }
@@ -399,6 +407,17 @@ fn table(world: &World, domains: &BTreeMap<String, Domain>, batch: u32) {
             shown(ratio(3, 0)),
             shown(ratio(3, static_best)),
             100.0 * median(overhead)
+        );
+        let rounds: u32 = plans.values().sum();
+        let mut plans: Vec<(String, u32)> = plans.into_iter().collect();
+        plans.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+        let share = |(plan, count): &(String, u32)| {
+            format!("{plan} {:.0} %", 100.0 * f64::from(*count) / f64::from(rounds))
+        };
+        println!(
+            "{:>9} specrouter's rounds: {}",
+            "",
+            plans.iter().take(5).map(share).collect::<Vec<_>>().join(", ")
         );
     }
     for (name, domain) in domains {

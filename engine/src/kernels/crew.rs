@@ -7,7 +7,7 @@
 //!
 //! One caller is helped at a time. Another that comes meanwhile does all of its own work.
 
-use std::cell::UnsafeCell;
+use std::cell::{Cell, UnsafeCell};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, TryLockError};
@@ -36,12 +36,12 @@ type Job = *const (dyn Fn(usize) + Sync);
 
 struct Crew {
     /// The helpers; held by the caller that they help.
-    helpers: Mutex<Vec<&'static Helper>>,
+    helpers: Mutex<Helpers>,
     board: Board,
 }
 
 static CREW: Crew = Crew {
-    helpers: Mutex::new(Vec::new()),
+    helpers: Mutex::new(Helpers { all: Vec::new(), refused: false }),
     board: Board {
         state: AtomicU64::new(0),
         done: AtomicUsize::new(0),
@@ -69,6 +69,12 @@ struct JobPlace(UnsafeCell<Option<Job>>);
 // taken one of its tasks, until they say that it is done.
 unsafe impl Sync for JobPlace {}
 
+struct Helpers {
+    all: Vec<&'static Helper>,
+    /// The system has no more threads for us.
+    refused: bool,
+}
+
 struct Helper {
     asleep: AtomicBool,
     thread: OnceLock<Thread>,
@@ -94,15 +100,16 @@ impl Crew {
         let number = (board.state.load(Ordering::Relaxed) >> 32).wrapping_add(1);
         // The first task is the caller's own.
         board.state.store(number << 32 | (tasks as u64) << 16 | 1, Ordering::SeqCst);
-        for helper in helpers.iter().take(tasks - 1) {
+        for helper in helpers.all.iter().take(tasks - 1) {
             if helper.asleep.load(Ordering::SeqCst)
                 && let Some(thread) = helper.thread.get()
             {
                 thread.unpark();
             }
         }
-        let wait = Wait { board, tasks, helpers };
+        let wait = Wait { board, tasks, own_done: Cell::new(false), helpers };
         task(0);
+        wait.own_done.set(true);
         board.done.fetch_add(1, Ordering::Release);
         while board.take_one() {}
         wait.until_done();
@@ -112,18 +119,21 @@ impl Crew {
     }
 
     /// Sees to it that there are `count` helpers, as far as the system has threads.
-    fn hire(&'static self, helpers: &mut Vec<&'static Helper>, count: usize) {
-        while helpers.len() < count {
+    fn hire(&'static self, helpers: &mut Helpers, count: usize) {
+        while helpers.all.len() < count && !helpers.refused {
             let helper: &'static Helper =
                 Box::leak(Box::new(Helper { asleep: AtomicBool::new(false), thread: OnceLock::new() }));
             let started = thread::Builder::new()
                 .name("kernel-helper".to_owned())
                 .spawn(move || helper.work(&self.board));
             match started {
-                Ok(started) => helper.thread.get_or_init(|| started.thread().clone()),
-                Err(_) => return, // The caller does what nobody takes.
-            };
-            helpers.push(helper);
+                Ok(started) => {
+                    helper.thread.get_or_init(|| started.thread().clone());
+                    helpers.all.push(helper);
+                }
+                // The caller does what nobody takes.
+                Err(_) => helpers.refused = true,
+            }
         }
     }
 }
@@ -142,8 +152,9 @@ impl Board {
         // SAFETY: a task of the announced job is taken and not done, so its caller waits and the job stands.
         let job = unsafe { (*self.job.0.get()).map(|job| &*job) };
         let did = catch_unwind(AssertUnwindSafe(|| job.map(|job| job(usize::from(next)))));
-        if did.is_err() {
+        if let Err(message) = did {
             self.failed.store(true, Ordering::Relaxed);
+            std::mem::forget(message); // It was printed; what its drop may do is not ours to risk.
         }
         self.done.fetch_add(1, Ordering::Release);
         true
@@ -184,21 +195,23 @@ impl Board {
 struct Wait<'a> {
     board: &'static Board,
     tasks: usize,
+    /// The caller's first task is done; if it never will be, it has panicked.
+    own_done: Cell<bool>,
     #[allow(dead_code, reason = "held until the job is done")]
-    helpers: MutexGuard<'a, Vec<&'static Helper>>,
+    helpers: MutexGuard<'a, Helpers>,
 }
 
 impl Wait<'_> {
     fn until_done(&self) {
         let mut tasks = self.tasks;
-        if thread::panicking() {
-            // The caller's own task is not done; nobody takes what is left from here on.
+        if !self.own_done.get() {
+            // Nobody takes what is left from here on; those that were taken are waited for.
             let state = self.board.state.fetch_or(0xffff, Ordering::AcqRel);
             tasks = usize::from(state as u16).min(tasks) - 1;
         }
-        let mut waits = 0;
+        let mut waits = 0u32;
         while self.board.done.load(Ordering::Acquire) < tasks {
-            waits += 1;
+            waits = waits.wrapping_add(1);
             match waits % WAITS {
                 0 => thread::yield_now(),
                 _ => std::hint::spin_loop(),

@@ -142,7 +142,7 @@ fn the_tile_unit_loses_nothing_of_an_input() {
     }
 }
 
-/// A thread that waits for the rest of its product may be given another one meanwhile.
+/// Only one of them is helped at a time; the others do all of their own work.
 #[test]
 fn products_run_beside_each_other_in_one_pool() {
     use rayon::prelude::*;

@@ -99,7 +99,7 @@ pub(super) fn linear(
     let (blocks, height) = (rows.div_ceil(ROWS), rows.min(ROWS));
     let work = groups * steps * blocks;
     let tasks = if work < SHARED_FROM { 1 } else { rayon::current_num_threads().min(groups) };
-    // Taken, not borrowed: while this thread waits for others it may run another product.
+    // Taken, not borrowed: a thread that waits inside a pool may run another product.
     let mut parted = PARTED.take();
     split(x, k, height, &mut parted);
     let product = Product { lines, bias, parted: &parted, rows, height, n, steps };
