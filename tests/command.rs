@@ -14,7 +14,7 @@ fn the_lists_name_what_a_scenario_can_name() {
     for (list, names) in [
         ("policies", &["target_only", "fixed_model", "static", "batch_table", "goodput", "specrouter"][..]),
         ("hardware", &["a100-80g", "h100-sxm", "h200", "l4", "l40s", "rtx-4090", "b200", "mi300x"]),
-        ("models", &["llama-68m", "llama-3.1-8b", "qwen2.5-72b", "qwen3-32b", "ngram", "tiny", "large"]),
+        ("models", &["llama-68m", "llama-3.1-8b", "qwen2.5-72b", "qwen3-32b", "ngram"]),
         (
             "scenarios",
             &[
