@@ -1,6 +1,6 @@
 //! What chains are worth on the shipped family, by domain and batch.
 //!
-//! `cargo bench -p specrouter-engine --bench chains [-- --models DIR --prompts FILE --batch 1,4,16]`
+//! `cargo bench -p specrouter-engine --bench chains [-- --models DIR --prompts FILE --batch 1,4,16 --half-life N]`
 //!
 //! Static plans are chosen on prompts A (every other prompt of a domain) and measured on prompts B, in
 //! interleaved blocks against plain decoding and against `specrouter`, which keeps what it has learnt
@@ -43,7 +43,7 @@ use specrouter_routing::record::{PassRecord, RequestRecord, RoundRecord, Sink, W
 use specrouter_routing::replica::{Limits, Replica};
 use specrouter_routing::request::{Request, Truth};
 use specrouter_routing::slo::Slo;
-use specrouter_routing::units::Time;
+use specrouter_routing::units::{Positive, Time};
 
 const FAMILY: [&str; 4] = ["tiny", "small", "medium", "large"];
 /// Output tokens of a request.
@@ -101,6 +101,8 @@ fn main() {
     let models = value("--models").map_or_else(|| root.join("models"), PathBuf::from);
     let prompts =
         value("--prompts").map_or_else(|| root.join("scenarios/prompts/quickstart.jsonl"), PathBuf::from);
+    // Of `specrouter`'s averages, in positions; the default is the paper policy's.
+    let half_life = value("--half-life").map(|n| n.parse().expect("--half-life takes a number"));
     let batches = value("--batch").map_or("1,4,16", String::as_str);
     let batches: Vec<u32> = batches.split(',').map(|b| b.parse().expect("--batch takes numbers")).collect();
     if !models.join("large/model.safetensors").exists() {
@@ -111,7 +113,7 @@ fn main() {
         let world = open(&models);
         let domains = domains(&models, &prompts);
         for batch in batches {
-            table(&world, &domains, batch);
+            table(&world, &domains, batch, half_life);
         }
     });
 }
@@ -340,7 +342,11 @@ fn levels(policy: &PolicyConfig) -> usize {
     }
 }
 
-fn table(world: &World, domains: &BTreeMap<String, Domain>, batch: u32) {
+fn table(world: &World, domains: &BTreeMap<String, Domain>, batch: u32, half_life: Option<f64>) {
+    let mut specrouter = SpecRouterConfig::default();
+    if let Some(half_life) = half_life {
+        specrouter.half_life = Positive::new(half_life).expect("--half-life is above 0");
+    }
     println!(
         "\nbatch {batch}: speed against plain decoding, medians of {BLOCKS} blocks (lowest limit of 95 %)"
     );
@@ -375,7 +381,7 @@ fn table(world: &World, domains: &BTreeMap<String, Domain>, batch: u32) {
         });
         let static_best = if two.0 <= more.0 { 1 } else { 2 };
         let policies =
-            [PolicyConfig::TargetOnly, two.1, more.1, PolicyConfig::Specrouter(SpecRouterConfig::default())];
+            [PolicyConfig::TargetOnly, two.1, more.1, PolicyConfig::Specrouter(specrouter.clone())];
         let mut arms: Vec<Arm> = policies.iter().map(|policy| Arm::new(world, policy, batch)).collect();
         arms[3].block(&domain.a, batch); // It learns where the static plans were chosen.
         let mut speeds: Vec<Vec<f64>> = vec![Vec::new(); arms.len()];

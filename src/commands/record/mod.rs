@@ -153,6 +153,8 @@ fn facts(recording: &Recording, device: &str) -> Vec<(String, String)> {
     let size = recording.workload.size();
     let names: Vec<&str> = recording.pool.iter().map(|model| model.name.as_str()).collect();
     let known = recording.profile.as_ref().map_or("a short measurement".to_owned(), scenario::Costs::label);
+    let prompt_tokens: usize = recording.prompts.iter().map(|prompt| prompt.tokens.len()).sum();
+    let mean = prompt_tokens as f64 / recording.prompts.len() as f64;
     let span =
         size.span_s.map_or_else(|| "until they are answered".to_owned(), |span| format!("over {span:.1} s"));
     let facts = [
@@ -162,7 +164,7 @@ fn facts(recording: &Recording, device: &str) -> Vec<(String, String)> {
         ("KV cache", format!("{} tokens for each model", recording.kv_tokens)),
         ("context", format!("{} tokens", recording.limits.context)),
         ("requests", format!("{} {span}", size.requests)),
-        ("prompts", format!("{}, mean {:.1} tokens", recording.prompts.len(), size.prompt_tokens)),
+        ("prompts", format!("{}, mean {mean:.1} tokens", recording.prompts.len())),
         ("seeds", format!("{} from {}", recording.seeds.len(), recording.raw.seed)),
     ];
     facts.into_iter().map(|(what, value)| (what.to_owned(), value)).collect()
