@@ -172,16 +172,17 @@ impl Tile<'_> {
         unsafe {
             let mut sums = [[L::splat(0.0); J]; I];
             let mut line = block.add(first);
-            let mut input = 0;
-            while input + W::INPUTS <= self.k {
+            let mut x = self.x;
+            // Pointers, not indexes: a checked index costs as much as a multiplication here.
+            for _ in 0..self.k / W::INPUTS {
                 for which in 0..W::INPUTS {
-                    self.add::<L, W, I, J>(&mut sums, line, which, input + which);
+                    sums = self.add::<L, W, I, J>(sums, line, which, x);
+                    x = x.add(1);
                 }
-                input += W::INPUTS;
                 line = line.add(GROUP);
             }
-            if input < self.k {
-                self.add::<L, W, I, J>(&mut sums, line, 0, input);
+            if !self.k.is_multiple_of(W::INPUTS) {
+                sums = self.add::<L, W, I, J>(sums, line, 0, x);
             }
             for i in 0..I {
                 for j in 0..J {
@@ -191,28 +192,29 @@ impl Tile<'_> {
         }
     }
 
-    /// Adds one input's share to the sums.
+    /// The sums with one input's share, which stands at `x` in the first row.
     #[inline(always)]
     unsafe fn add<L: Lanes, W: Weights, const I: usize, const J: usize>(
         &self,
-        sums: &mut [[L; J]; I],
+        mut sums: [[L; J]; I],
         line: *const W,
         which: usize,
-        input: usize,
-    ) {
-        // SAFETY: the caller's: a line for each panel, and I rows of more than `input` inputs.
+        x: *const f32,
+    ) -> [[L; J]; I] {
+        // SAFETY: the caller's: a line for each panel, and I rows that have this input.
         unsafe {
             let mut w = [L::splat(0.0); J];
             for j in 0..J {
                 w[j] = W::load(line.add(j), which);
             }
             for i in 0..I {
-                let x = L::splat(*self.x.add(i * self.k + input));
+                let x = L::splat(*x.add(i.wrapping_mul(self.k)));
                 for j in 0..J {
                     sums[i][j] = x.fma(w[j], sums[i][j]);
                 }
             }
         }
+        sums
     }
 
     #[inline(always)]
