@@ -172,10 +172,10 @@ fn source(kind: &'static str, folder: &'static str, name: &str) -> Result<Source
     match SCENARIOS.get_file(&path) {
         Some(file) => {
             let bytes = file.contents().to_vec();
-            // In a clone the file itself is there, and with it the models and prompts beside it.
+            // In a clone the file of a scenario is there, and with it the models and prompts beside it.
             let clone = Path::new("scenarios").join(&path);
-            let same = clone.is_file() && self::file(kind, &clone).is_ok_and(|there| there.bytes == bytes);
-            let folder = if same { clone.parent().map(Path::to_owned) } else { None };
+            let same = || clone.is_file() && self::file(kind, &clone).is_ok_and(|f| f.bytes == bytes);
+            let folder = if folder.is_empty() && same() { clone.parent().map(Path::to_owned) } else { None };
             Ok(Source { name: format!("{name} (embedded)"), bytes, folder })
         }
         None => Err(CatalogError::Unknown { kind, name: name.to_owned(), hint: hint(name, names(folder)) }),

@@ -20,8 +20,8 @@ use crate::program::Folder;
 /// The shipped family, cheapest first.
 const FAMILY: [&str; 4] = ["tiny", "small", "medium", "large"];
 
-/// Agreement of draft and middle model with the target: 0.55 and 0.65, 0.30 and 0.43 (in f32). The second pool's weights are
-/// bf16, which run on the tile unit where there is one.
+/// Agreement of draft and middle model with the target: 0.55 and 0.65, 0.30 and 0.43 (in f32). The second pool's
+/// weights are bf16, which run on the tile unit where there is one.
 const EPS: [((f32, f32), Dtype); 2] = [((0.3, 0.2), Dtype::F32), ((0.6, 0.4), Dtype::Bf16)];
 
 const PROMPTS: &str = include_str!("../src/commands/selfcheck_prompts.txt");

@@ -67,8 +67,7 @@ fn main() {
             decoder(name, hidden, layers, parts.next().unwrap_or(hidden * 8 / 3 / 32 * 32))
         })
         .collect();
-    // On a worker, as the engine's loop: work is shared without waking a pool each time.
-    let costs = rayon::scope(|_| measure(&mut models));
+    let costs = measure(&mut models);
     for (model, costs) in models.iter().zip(&costs) {
         let cells: Vec<String> = costs.iter().map(|c| format!("{:6.0}", c * 1e6)).collect();
         let weights = model.weight_bytes() as f64 / 2e6;

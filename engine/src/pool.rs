@@ -83,7 +83,7 @@ fn load(
     }
 }
 
-/// Makes the current thread and `threads − 1` others share the kernels' work, for the rest of the
+/// Decides how many threads share the kernels' work, the caller's among them, for the rest of the
 /// process; all cores when `None`. Called once, before anything runs; later calls change nothing.
 pub fn share_work(threads: Option<std::num::NonZeroU32>) -> usize {
     let threads = threads.map_or(0, |threads| threads.get() as usize);

@@ -139,6 +139,12 @@ impl Crew {
 }
 
 impl Board {
+    /// Is a task left?
+    fn open(&self) -> bool {
+        let state = self.state.load(Ordering::SeqCst);
+        (state as u16) < (state >> 16) as u16
+    }
+
     /// Takes and does one task, if one is left.
     fn take_one(&self) -> bool {
         let state = self.state.load(Ordering::Acquire);
@@ -180,14 +186,6 @@ impl Helper {
             }
             self.asleep.store(false, Ordering::SeqCst);
         }
-    }
-}
-
-impl Board {
-    /// Is a task left?
-    fn open(&self) -> bool {
-        let state = self.state.load(Ordering::SeqCst);
-        (state as u16) < (state >> 16) as u16
     }
 }
 

@@ -8,8 +8,7 @@
 //! run time: AVX-512, AVX2 with FMA, and portable. All three sum in the same order with fused
 //! multiply-adds, so they agree bit for bit as well.
 //!
-//! A fourth path multiplies bf16 weights on the tile unit ([`tiles`]): as exact, in an order of its own,
-//! and sixteen rows cost it what one does.
+//! A fourth path multiplies bf16 weights on the tile unit ([`tiles`]): as exact, in an order of its own.
 
 #![allow(unsafe_code, reason = "vector instructions, and threads that write disjoint columns of one output")]
 #![allow(
