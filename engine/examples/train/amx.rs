@@ -1,7 +1,7 @@
 //! Matrix products of bfloat16 numbers with sums in f32, on the tile unit of recent Intel processors.
 //!
 //! One tile instruction multiplies 16 rows by 16 columns over 32 inputs, some ten times what the vector
-//! units do in that time; a whole training step takes a quarter of what it takes in f32. Weights, sums,
+//! units do in that time; a whole training step takes less than a third of what it takes in f32. Weights, sums,
 //! norms and the optimizer stay f32.
 
 #![allow(unsafe_code, reason = "tile instructions")]
