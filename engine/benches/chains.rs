@@ -28,7 +28,7 @@ use specrouter_engine::load::Checkpoint;
 use specrouter_engine::profile::{Grid, measure};
 use specrouter_engine::prompts::read_prompts;
 use specrouter_engine::sampling::Sampling;
-use specrouter_engine::score::{Scorer, Text, pairs};
+use specrouter_engine::score::{Scorer, Text};
 use specrouter_engine::serve::{Jobs, Watcher, serve};
 use specrouter_engine::stopwatch::Stopwatch;
 use specrouter_engine::tokenizer::Tokenizer;
@@ -39,7 +39,7 @@ use specrouter_routing::policy::price::{AlphaMatrix, Batch, Candidates, Pricing}
 use specrouter_routing::policy::search::{Limits as SearchLimits, Search};
 use specrouter_routing::policy::{PolicyConfig, PolicyPool, SpecRouterConfig, StaticConfig};
 use specrouter_routing::profile::{Corrected, ModelSpec, PassCosts, PassShape, Table};
-use specrouter_routing::record::{PassRecord, RequestRecord, RoundRecord, Sink, Wants};
+use specrouter_routing::record::{PassRecord, RequestRecord, RoundRecord, Sink, Wants, pairs};
 use specrouter_routing::replica::{Limits, Replica};
 use specrouter_routing::request::{Request, Truth};
 use specrouter_routing::slo::Slo;
@@ -270,9 +270,9 @@ fn bound(world: &World, name: &str, prompts: &[Vec<u32>], batch: u32) {
     let mut scorer = Scorer::new(Verify::Speculative, Luck::new(1));
     for text in &texts {
         let (prompt, output) = text.text.split_at(text.prompt_tokens);
-        let text = Text { prompt, output, sampling: Sampling::greedy(), seed: 0 };
+        let text = Text { request: RequestId(0), prompt, output, sampling: Sampling::greedy(), seed: 0 };
         scorer
-            .score(&mut world.models.clone(), text, |_, score| {
+            .score(&mut world.models.clone(), text, |score| {
                 agreed.iter_mut().zip(&score.overlaps).for_each(|(sum, &agrees)| *sum += f64::from(agrees));
                 positions += 1.0;
             })

@@ -4,8 +4,9 @@
 //! at it is enough to replay any other policy. Every model runs each text once, by
 //! the same row-invariant kernels that served it, after the run and outside its time.
 
-use specrouter_routing::ids::Slot;
+use specrouter_routing::ids::{RequestId, Slot};
 use specrouter_routing::luck::Luck;
+use specrouter_routing::record::{Opinion, TokenRecord, pairs, triples};
 
 use crate::coins::Noise;
 use crate::level::{ForwardError, LevelModel, Packed, PackedRow};
@@ -24,6 +25,8 @@ const POSITIONS: usize = 64;
 /// A committed text.
 #[derive(Clone, Copy, Debug)]
 pub struct Text<'a> {
+    /// Whose.
+    pub request: RequestId,
     /// Token ids of the prompt, at least one.
     pub prompt: &'a [u32],
     /// Token ids of the output.
@@ -32,34 +35,6 @@ pub struct Text<'a> {
     pub sampling: Sampling,
     /// The request's seed.
     pub seed: u64,
-}
-
-/// What one model says of one output token, given the text before it.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Opinion {
-    /// ln of the token's probability after temperature, top-k and top-p; `None` where that is 0.
-    pub log_probability: Option<f32>,
-    /// The model's own token: the likeliest; with coupled noise, the one the noise chooses.
-    pub choice: u32,
-    /// Probability of the likeliest token, before warping.
-    pub top_probability: f32,
-    /// Entropy before warping, in nats.
-    pub entropy: f32,
-}
-
-/// What the models say of one output position.
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Score {
-    /// The committed token.
-    pub token: u32,
-    /// By pool index.
-    pub models: Vec<Opinion>,
-    /// For each pair i < j, in lexicographic order: the chance that a token of i is kept by j. Σ min(p_i, p_j);
-    /// where tokens must agree, whether the choices do.
-    pub overlaps: Vec<f32>,
-    /// For each triple i < j < k, in lexicographic order: the chance that a token of i which stands on the
-    /// text of j, drawn from p_j, is kept by j and what j says by k: Σ min(p_i, p_j) min(p_j, p_k) / p_j.
-    pub coins: Vec<f32>,
 }
 
 /// Why a text could not be scored.
@@ -92,7 +67,7 @@ pub struct Scorer {
     packed: Packed,
     logits: Vec<Vec<f32>>,
     warped: Vec<Distribution>,
-    score: Score,
+    score: TokenRecord,
 }
 
 impl Scorer {
@@ -105,7 +80,7 @@ impl Scorer {
             packed: Packed::default(),
             logits: Vec::new(),
             warped: Vec::new(),
-            score: Score::default(),
+            score: TokenRecord::default(),
         }
     }
 
@@ -118,7 +93,7 @@ impl Scorer {
         &mut self,
         models: &mut [M],
         text: Text<'_>,
-        mut visit: impl FnMut(usize, &Score),
+        mut visit: impl FnMut(&TokenRecord),
     ) -> Result<(), ScoreError> {
         let done = self.walk(models, text, &mut visit);
         models.iter_mut().for_each(|model| model.truncate(SLOT, 0));
@@ -129,7 +104,7 @@ impl Scorer {
         &mut self,
         models: &mut [M],
         text: Text<'_>,
-        visit: &mut impl FnMut(usize, &Score),
+        visit: &mut impl FnMut(&TokenRecord),
     ) -> Result<(), ScoreError> {
         let Some((pending, before)) = text.prompt.split_last() else { return Err(ScoreError::NoPrompt) };
         let mut context = 0;
@@ -155,7 +130,7 @@ impl Scorer {
             }
             for row in 0..tokens.len() {
                 self.position(models, text, first + row, row)?;
-                visit(first + row, &self.score);
+                visit(&self.score);
             }
         }
         Ok(())
@@ -169,7 +144,9 @@ impl Scorer {
         position: usize,
         row: usize,
     ) -> Result<(), ScoreError> {
-        self.score.token = text.output[position];
+        self.score.request = text.request;
+        self.score.position = position as u32;
+        self.score.token = Some(text.output[position]);
         self.score.models.clear();
         for (index, model) in models.iter().enumerate() {
             let vocabulary = model.vocabulary();
@@ -228,20 +205,10 @@ fn opinion(
     let probability = warped.probability(text.output[position]);
     Ok(Opinion {
         log_probability: (probability > 0.0).then(|| probability.ln() as f32),
-        choice,
+        choice: Some(choice),
         top_probability: confidence.top,
         entropy: confidence.entropy,
     })
-}
-
-/// Pairs i < j of `count` models, in lexicographic order: the order of [`Score::overlaps`].
-pub fn pairs(count: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..count).flat_map(move |i| (i + 1..count).map(move |j| (i, j)))
-}
-
-/// Triples i < j < k of `count` models, in lexicographic order: the order of [`Score::coins`].
-pub fn triples(count: usize) -> impl Iterator<Item = (usize, usize, usize)> {
-    pairs(count).flat_map(move |(i, j)| (j + 1..count).map(move |k| (i, j, k)))
 }
 
 /// Σ min(p_i, p_j) min(p_j, p_k) / p_j over the support of p_j.

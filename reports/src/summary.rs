@@ -451,6 +451,8 @@ pub(crate) mod tests {
             prompt_tokens: 10,
             output_tokens,
             limit: 100,
+            priority: 0,
+            slo: Slo::default(),
             rounds: output_tokens,
             preemptions: 0,
             slo_met: None,

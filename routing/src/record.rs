@@ -3,9 +3,14 @@
 //! Rows mirror the tables of a trace (`traces/`); reports read the same rows. Emitting them is the
 //! serving loop's work, keeping them is the sink's.
 
+mod token;
+
+pub use token::{Decoding, Opinion, TextRecord, TokenRecord, pair_index, pairs, triples};
+
 use crate::chain::ChainPlan;
 use crate::ids::{ClassId, ModelId, ReplicaId, RequestId};
 use crate::profile::PassShape;
+use crate::slo::Slo;
 use crate::units::{Span, Time};
 
 /// How a request ended.
@@ -54,6 +59,10 @@ pub struct RequestRecord {
     pub output_tokens: u32,
     /// `max_tokens`.
     pub limit: u32,
+    /// Order of admission; higher went first.
+    pub priority: u8,
+    /// Its targets.
+    pub slo: Slo,
     /// Rounds it took.
     pub rounds: u32,
     /// Times it was preempted.
@@ -204,6 +213,10 @@ pub struct Wants {
     pub rounds: bool,
     /// [`DecisionRecord`].
     pub decisions: bool,
+    /// [`TextRecord`], where there are texts.
+    pub texts: bool,
+    /// [`TokenRecord`]; whoever drives the run makes them.
+    pub tokens: bool,
 }
 
 /// Keeps the rows of a run.
@@ -224,4 +237,8 @@ pub trait Sink {
     fn round(&mut self, _record: &RoundRecord) {}
     /// A sequence has been planned.
     fn decision(&mut self, _record: &DecisionRecord) {}
+    /// A text is complete.
+    fn text(&mut self, _record: &TextRecord) {}
+    /// An output position has been scored.
+    fn token(&mut self, _record: &TokenRecord) {}
 }

@@ -69,6 +69,7 @@ pub(crate) struct Cold {
     pub arrival: Time,
     pub first_token: Option<Time>,
     pub preemptions: u32,
+    pub priority: u8,
     pub slo: Slo,
 }
 

@@ -429,6 +429,7 @@ impl Replica {
             self.cold[slot.index()] = Cold {
                 class: request.class,
                 arrival: request.arrival,
+                priority: request.priority,
                 slo: request.slo,
                 round_tick: self.tick,
                 ..Cold::default()
@@ -454,6 +455,8 @@ impl Replica {
             prompt_tokens: s.prompt,
             output_tokens: s.output,
             limit: s.limit,
+            priority: cold.priority,
+            slo: cold.slo,
             rounds: s.round,
             preemptions: cold.preemptions,
             slo_met: (status == Status::Finished).then(|| slo_met(s, cold)).flatten(),
@@ -488,6 +491,8 @@ fn refused(replica: ReplicaId, request: &Request) -> RequestRecord {
         prompt_tokens: request.prompt_tokens,
         output_tokens: 0,
         limit: request.limit,
+        priority: request.priority,
+        slo: request.slo,
         rounds: 0,
         preemptions: 0,
         slo_met: None,
