@@ -35,6 +35,9 @@ pub enum Command {
     #[cfg(feature = "engine")]
     #[command(after_long_help = SELFCHECK)]
     Selfcheck(SelfcheckArgs),
+    /// Verify a recorded trace, or score one whose recording was killed.
+    #[command(subcommand)]
+    Trace(TraceCommand),
     /// List the policies a scenario can name, with their parameters and defaults.
     Policies(ListArgs),
     /// List the hardware catalog.
@@ -104,6 +107,9 @@ pub struct RecordArgs {
     /// Do not write the generated texts.
     #[arg(long)]
     pub no_texts: bool,
+    /// Do not keep the prompts in the trace: its requests cannot be run again, nor scored later.
+    #[arg(long)]
+    pub no_prompts: bool,
     /// Write tables, texts, plots and report into this folder.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -250,6 +256,40 @@ pub enum Color {
     Always,
     /// Never.
     Never,
+}
+
+/// What to do with a trace.
+#[derive(Debug, Subcommand)]
+pub enum TraceCommand {
+    /// Compare its tables with each other: conservation, joins, ranges; say what is missing.
+    Check(CheckArgs),
+    /// Let every model of its pool score the texts that have no scores yet.
+    #[cfg(feature = "engine")]
+    Score(ScoreArgs),
+}
+
+/// Arguments of `trace check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// A trace's folder, or a run's folder with traces below it.
+    pub trace: PathBuf,
+    /// What goes to stdout.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+}
+
+/// Arguments of `trace score`.
+#[cfg(feature = "engine")]
+#[derive(Debug, Args)]
+pub struct ScoreArgs {
+    /// The trace's folder.
+    pub trace: PathBuf,
+    /// The folders of its models, cheapest first, if they are not where they were.
+    #[arg(short = 'm', long = "model", value_name = "DIR", num_args = 1..)]
+    pub models: Vec<PathBuf>,
+    /// No notes on stderr.
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 /// Arguments of the lists.

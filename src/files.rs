@@ -54,3 +54,22 @@ pub fn put(path: &Path, text: &str) -> anyhow::Result<()> {
         .and_then(|()| std::fs::rename(&beside, path))
         .with_context(|| format!("cannot write {}", path.display()))
 }
+
+/// The digest of a model folder's weights: its safetensors files, by name.
+///
+/// # Errors
+/// Whatever the disk says, with the path.
+#[cfg(feature = "engine")]
+pub fn weights_digest(folder: &Path) -> anyhow::Result<String> {
+    let list = || -> std::io::Result<Vec<PathBuf>> {
+        let mut paths = Vec::new();
+        for entry in std::fs::read_dir(folder)? {
+            paths.push(entry?.path());
+        }
+        Ok(paths)
+    };
+    let mut paths = list().with_context(|| format!("cannot list {}", folder.display()))?;
+    paths.retain(|path| path.extension().is_some_and(|extension| extension == "safetensors"));
+    paths.sort();
+    Ok(specrouter_traces::file_digest(&paths)?)
+}

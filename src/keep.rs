@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use specrouter_reports::Collector;
 use specrouter_routing::record::{
-    DecisionRecord, PassRecord, RequestRecord, RoundRecord, Sink, VerificationRecord, Wants,
+    DecisionRecord, PassRecord, RequestRecord, RoundRecord, Sink, TextRecord, TokenRecord,
+    VerificationRecord, Wants,
 };
 use specrouter_routing::units::Span;
 use specrouter_traces::TraceWriter;
@@ -29,6 +30,18 @@ pub struct Both {
     pub writer: Option<TraceWriter>,
 }
 
+/// Methods of [`Sink`] that both hear.
+macro_rules! both {
+    ($($method:ident($record:ty)),+) => {
+        $(fn $method(&mut self, record: $record) {
+            self.collector.$method(record);
+            if let Some(writer) = &mut self.writer {
+                writer.$method(record);
+            }
+        })+
+    };
+}
+
 impl Sink for Both {
     fn wants(&self) -> Wants {
         let (a, b) = (self.collector.wants(), self.writer.as_ref().map(Sink::wants).unwrap_or_default());
@@ -37,47 +50,21 @@ impl Sink for Both {
             verifications: a.verifications || b.verifications,
             rounds: a.rounds || b.rounds,
             decisions: a.decisions || b.decisions,
+            texts: a.texts || b.texts,
+            tokens: a.tokens || b.tokens,
         }
     }
 
-    fn request(&mut self, record: &RequestRecord) {
-        self.collector.request(record);
-        if let Some(writer) = &mut self.writer {
-            writer.request(record);
-        }
-    }
-
-    fn gap(&mut self, gap: Span) {
-        self.collector.gap(gap);
-    }
-
-    fn pass(&mut self, record: &PassRecord) {
-        self.collector.pass(record);
-        if let Some(writer) = &mut self.writer {
-            writer.pass(record);
-        }
-    }
-
-    fn verification(&mut self, record: &VerificationRecord) {
-        self.collector.verification(record);
-        if let Some(writer) = &mut self.writer {
-            writer.verification(record);
-        }
-    }
-
-    fn round(&mut self, record: &RoundRecord) {
-        self.collector.round(record);
-        if let Some(writer) = &mut self.writer {
-            writer.round(record);
-        }
-    }
-
-    fn decision(&mut self, record: &DecisionRecord) {
-        self.collector.decision(record);
-        if let Some(writer) = &mut self.writer {
-            writer.decision(record);
-        }
-    }
+    both!(
+        request(&RequestRecord),
+        gap(Span),
+        pass(&PassRecord),
+        verification(&VerificationRecord),
+        round(&RoundRecord),
+        decision(&DecisionRecord),
+        text(&TextRecord),
+        token(&TokenRecord)
+    );
 }
 
 #[cfg(test)]

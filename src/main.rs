@@ -8,8 +8,11 @@ mod files;
 mod keep;
 mod nearest;
 mod scenario;
+#[cfg(feature = "engine")]
+mod score;
 mod simulate;
 mod table;
+mod trace;
 mod workload_file;
 mod yaml;
 
@@ -30,6 +33,7 @@ fn main() -> ExitCode {
         Command::Profile(args) => commands::profile::run(&args),
         #[cfg(feature = "engine")]
         Command::Selfcheck(args) => commands::selfcheck::run(&args),
+        Command::Trace(args) => commands::trace::run(&args),
         Command::Policies(args) => commands::policies::run(&args),
         Command::Hardware(args) => commands::hardware::run(&args),
         Command::Models(args) => commands::models::run(&args),

@@ -222,7 +222,7 @@ struct Rows {
 
 impl Sink for Rows {
     fn wants(&self) -> Wants {
-        Wants { passes: true, verifications: true, rounds: true, decisions: true }
+        Wants { passes: true, verifications: true, rounds: true, decisions: true, ..Wants::default() }
     }
     fn request(&mut self, record: &RequestRecord) {
         self.requests.push(*record);

@@ -68,6 +68,21 @@ impl Sampling {
         self.temperature.get() <= 0.0
     }
 
+    /// The temperature; 0 is greedy.
+    pub fn temperature(&self) -> f64 {
+        self.temperature.get()
+    }
+
+    /// The likeliest tokens kept; `None` is all.
+    pub fn top_k(&self) -> Option<u32> {
+        self.top_k.map(NonZeroU32::get)
+    }
+
+    /// Mass of the likeliest tokens kept; `None` is all.
+    pub fn top_p(&self) -> Option<f64> {
+        self.top_p.map(Probability::get)
+    }
+
     /// What differences of logits are multiplied by: finite and above 0 for any temperature above 0.
     #[inline]
     fn sharpness(&self) -> f32 {

@@ -3,13 +3,12 @@
 use std::time::Duration;
 
 use specrouter_routing::backend::{Backend, PassOutcome};
+use specrouter_routing::hand_on;
 use specrouter_routing::ids::RequestId;
-use specrouter_routing::record::{
-    DecisionRecord, PassRecord, RequestRecord, RoundRecord, Sink, Status, VerificationRecord, Wants,
-};
+use specrouter_routing::record::{RequestRecord, RoundRecord, Sink, Status, Wants};
 use specrouter_routing::replica::{Replica, ReplicaError};
 use specrouter_routing::request::Request;
-use specrouter_routing::units::{Span, Time};
+use specrouter_routing::units::Time;
 
 use crate::backend::{BackendError, EngineBackend, Finished, Listener, Prompt, PromptError};
 use crate::coins::Coins;
@@ -164,23 +163,9 @@ impl<S: Sink + ?Sized> Sink for Ends<'_, S> {
         self.inner.request(record);
     }
 
-    fn gap(&mut self, gap: Span) {
-        self.inner.gap(gap);
-    }
-
-    fn pass(&mut self, record: &PassRecord) {
-        self.inner.pass(record);
-    }
-
-    fn verification(&mut self, record: &VerificationRecord) {
-        self.inner.verification(record);
-    }
-
     fn round(&mut self, record: &RoundRecord) {
         self.inner.round(record);
     }
 
-    fn decision(&mut self, record: &DecisionRecord) {
-        self.inner.decision(record);
-    }
+    hand_on!(inner);
 }

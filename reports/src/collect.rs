@@ -176,7 +176,13 @@ impl Sink for Collector {
     fn wants(&self) -> Wants {
         let full = self.keep == Keep::Full;
         let timeline = self.timeline.as_ref().is_some_and(|t| t.wants().passes);
-        Wants { passes: full || timeline, verifications: full, rounds: full, decisions: full }
+        Wants {
+            passes: full || timeline,
+            verifications: full,
+            rounds: full,
+            decisions: full,
+            ..Wants::default()
+        }
     }
 
     fn request(&mut self, record: &RequestRecord) {
@@ -259,7 +265,8 @@ mod tests {
     #[test]
     fn a_level_asks_the_loop_only_for_what_it_keeps() {
         assert_eq!(Collector::new(Keep::Requests).wants(), Wants::default());
-        let all = Wants { passes: true, verifications: true, rounds: true, decisions: true };
+        let all =
+            Wants { passes: true, verifications: true, rounds: true, decisions: true, ..Wants::default() };
         assert_eq!(Collector::new(Keep::Full).wants(), all);
         let timeline = Collector::new(Keep::Summary).with_timeline();
         assert_eq!(timeline.wants(), Wants { passes: true, ..Wants::default() });

@@ -452,7 +452,7 @@ pub(crate) mod tests {
             output_tokens,
             limit: 100,
             priority: 0,
-            slo: Slo::default(),
+            slo: specrouter_routing::slo::Slo::default(),
             rounds: output_tokens,
             preemptions: 0,
             slo_met: None,

@@ -219,6 +219,64 @@ pub struct Wants {
     pub tokens: bool,
 }
 
+/// Defines, inside an `impl Sink`, methods that hand records on to `self.$to`.
+#[macro_export]
+macro_rules! hand_on {
+    ($to:ident: $($method:ident($record:ty)),+ $(,)?) => {
+        $(fn $method(&mut self, record: $record) {
+            $crate::record::Sink::$method(&mut self.$to, record);
+        })+
+    };
+    ($to:ident) => {
+        $crate::hand_on!(
+            $to: gap($crate::units::Span),
+            pass(&$crate::record::PassRecord),
+            verification(&$crate::record::VerificationRecord),
+            decision(&$crate::record::DecisionRecord),
+            text(&$crate::record::TextRecord),
+            token(&$crate::record::TokenRecord),
+        );
+    };
+}
+
+impl<S: Sink + ?Sized> Sink for &mut S {
+    fn wants(&self) -> Wants {
+        (**self).wants()
+    }
+
+    fn request(&mut self, record: &RequestRecord) {
+        (**self).request(record);
+    }
+
+    fn gap(&mut self, gap: Span) {
+        (**self).gap(gap);
+    }
+
+    fn pass(&mut self, record: &PassRecord) {
+        (**self).pass(record);
+    }
+
+    fn verification(&mut self, record: &VerificationRecord) {
+        (**self).verification(record);
+    }
+
+    fn round(&mut self, record: &RoundRecord) {
+        (**self).round(record);
+    }
+
+    fn decision(&mut self, record: &DecisionRecord) {
+        (**self).decision(record);
+    }
+
+    fn text(&mut self, record: &TextRecord) {
+        (**self).text(record);
+    }
+
+    fn token(&mut self, record: &TokenRecord) {
+        (**self).token(record);
+    }
+}
+
 /// Keeps the rows of a run.
 pub trait Sink {
     /// The rows this sink keeps, asked once per run. Requests always come.

@@ -1,12 +1,11 @@
 //! Loops over a [`Simulator`]: arrivals at their own times, or users who wait for their answers.
 
 use specrouter_routing::backend::Backend;
+use specrouter_routing::hand_on;
 use specrouter_routing::ids::RequestId;
-use specrouter_routing::record::{
-    DecisionRecord, PassRecord, RequestRecord, RoundRecord, Sink, VerificationRecord, Wants,
-};
+use specrouter_routing::record::{RequestRecord, RoundRecord, Sink, Wants};
 use specrouter_routing::request::Request;
-use specrouter_routing::units::{Span, Time};
+use specrouter_routing::units::Time;
 
 use crate::simulator::{SimError, Simulator};
 
@@ -154,23 +153,9 @@ impl<S: Sink + ?Sized> Sink for Counting<'_, S> {
         self.inner.request(record);
     }
 
-    fn gap(&mut self, gap: Span) {
-        self.inner.gap(gap);
-    }
-
-    fn pass(&mut self, record: &PassRecord) {
-        self.inner.pass(record);
-    }
-
-    fn verification(&mut self, record: &VerificationRecord) {
-        self.inner.verification(record);
-    }
-
     fn round(&mut self, record: &RoundRecord) {
         self.inner.round(record);
     }
 
-    fn decision(&mut self, record: &DecisionRecord) {
-        self.inner.decision(record);
-    }
+    hand_on!(inner);
 }

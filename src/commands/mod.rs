@@ -16,6 +16,7 @@ pub mod scenarios;
 pub mod schema;
 #[cfg(feature = "engine")]
 pub mod selfcheck;
+pub mod trace;
 
 use std::io::{ErrorKind, Write};
 

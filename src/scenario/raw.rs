@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize};
 use specrouter_routing::dispatch::DispatcherConfig;
 use specrouter_routing::policy::PolicyConfig;
 use specrouter_routing::profile::LinearTerms;
+use specrouter_routing::record::Decoding;
 use specrouter_routing::units::{NonNegative, Positive, Probability};
 use specrouter_routing::workload::{SloConfig, WorkloadConfig};
 use specrouter_sim::acceptance::AcceptanceConfig;
@@ -33,6 +34,10 @@ pub struct RawScenario {
     #[cfg(feature = "engine")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<specrouter_engine::settings::EngineConfig>,
+    /// How `record` runs the models for real; this build cannot.
+    #[cfg(not(feature = "engine"))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub engine: Option<serde_json::Value>,
     /// What policies know of costs beforehand: the path of a profile YAML file, a table, or linear terms.
     /// The default is the hardware's data sheet; for `record`, a short measurement.
     #[serde(default)]
@@ -230,6 +235,9 @@ pub struct Output {
     /// Whether `record` writes the generated texts; it does by default.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub texts: Option<bool>,
+    /// Whether `record` keeps the prompts in its trace, so that the requests can be run again; it does by default.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompts: Option<bool>,
 }
 
 /// Which tables are written.
@@ -254,6 +262,17 @@ pub struct Sweep {
 }
 
 impl RawScenario {
+    /// How tokens are chosen and verified.
+    pub fn decoding(&self) -> Decoding {
+        let cold = self.sampling.temperature.is_some_and(|t| t.get() <= 0.0);
+        match self.verify {
+            Verify::Greedy => Decoding::Greedy,
+            _ if cold => Decoding::Greedy,
+            Verify::Coupled => Decoding::Coupled,
+            Verify::Speculative => Decoding::Speculative,
+        }
+    }
+
     /// The fields, other than the workload's, that hold a path and not a name.
     pub(super) fn path_texts(&mut self) -> Vec<&mut String> {
         let costs =

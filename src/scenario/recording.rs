@@ -2,15 +2,16 @@
 
 use std::path::{Path, PathBuf};
 
-use specrouter_engine::backend::Prompt;
+use specrouter_engine::backend::{Finished, Prompt};
 use specrouter_engine::load::Checkpoint;
 use specrouter_engine::prompts::{PromptText, read_prompts};
 use specrouter_engine::sampling::Sampling;
 use specrouter_engine::settings::{EngineConfig, Weights};
 use specrouter_engine::tokenizer::Tokenizer;
 use specrouter_engine::verify::Verify;
-use specrouter_routing::ids::ClassId;
+use specrouter_routing::ids::{ClassId, ReplicaId};
 use specrouter_routing::profile::ModelSpec;
+use specrouter_routing::record::TextRecord;
 use specrouter_routing::replica::Limits;
 use specrouter_routing::slo::Slo;
 use specrouter_routing::units::Time;
@@ -160,6 +161,21 @@ impl Recording {
         let ready = &self.prompts[(id % self.prompts.len() as u64) as usize];
         let tokens = ready.tokens.clone();
         (ready, Prompt { tokens, sampling: self.sampling, seed: id, stop: self.stop.clone() })
+    }
+
+    /// A finished text as its trace has it, prompt included.
+    pub fn record_of(&self, text: &Finished) -> TextRecord {
+        TextRecord {
+            replica: ReplicaId(0),
+            request: text.request,
+            seed: text.request.0,
+            temperature: self.sampling.temperature() as f32,
+            top_k: self.sampling.top_k(),
+            top_p: self.sampling.top_p().map(|p| p as f32),
+            prompt: Some(text.text[..text.prompt_tokens].to_vec()),
+            output: text.output().to_vec(),
+            stopped: text.stopped,
+        }
     }
 
     /// The scenario as YAML that runs from any folder: defaults written out, paths absolute.

@@ -5,6 +5,7 @@
 //! memory does not grow with the run; [`Trace`] reads them back. This crate is the one home of
 //! polars.
 
+mod check;
 mod error;
 mod manifest;
 mod part;
@@ -13,8 +14,10 @@ mod rows;
 pub mod schema;
 mod write;
 
+pub use check::{Findings, check};
 pub use error::TraceError;
-pub use manifest::{MANIFEST_FILE, Manifest, Part, Run};
+pub use manifest::{MANIFEST_FILE, Manifest, Member, Mode, Part, Run};
+pub use part::file_digest;
 pub use read::Trace;
 pub use schema::{SCHEMA_VERSION, Table};
 pub use write::{Tables, TraceWriter};

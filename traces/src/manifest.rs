@@ -6,6 +6,9 @@ use std::io::Read;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
+use specrouter_routing::chain::MAX_MODELS;
+use specrouter_routing::profile::ModelSpec;
+use specrouter_routing::record::Decoding;
 
 use crate::error::TraceError;
 use crate::schema::{SCHEMA_VERSION, Table};
@@ -16,8 +19,30 @@ pub const MANIFEST_FILE: &str = "manifest.json";
 /// Most bytes of a manifest that a reader takes.
 const MOST_BYTES: u64 = 64 << 20;
 
+/// A model of the pool that ran.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    /// Its sizes: enough to price its passes on any hardware.
+    pub spec: ModelSpec,
+    /// FNV-1a, 64 bits, of its weights' files, in hexadecimal; null where nothing real ran.
+    pub weights_fnv1a: Option<String>,
+}
+
+/// Whether outputs are the target's own, bit for bit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Mode {
+    /// Row-invariant kernels: they are.
+    Exact,
+    /// Other kernels: equal in distribution.
+    Fast,
+    /// Nothing real ran.
+    Simulated,
+}
+
 /// What was run: the header of a trace, known before its first row.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Run {
     /// Version of the tool that wrote it.
@@ -28,12 +53,27 @@ pub struct Run {
     pub seed: u64,
     /// Name of the policy.
     pub policy: String,
-    /// Names of the pool's models, cheapest first; model indexes point here.
-    pub pool: Vec<String>,
+    /// The pool's models, cheapest first; model indexes point here.
+    pub models: Vec<Member>,
     /// Names of the request classes; class indexes point here.
     pub classes: Vec<String>,
     /// What it ran on, or what was simulated.
     pub device: String,
+    /// How tokens were chosen and verified.
+    pub decoding: Decoding,
+    /// Whether outputs are the target's own.
+    pub mode: Mode,
+    /// Tokens of KV cache that each model had, on each replica.
+    pub kv_tokens: u64,
+    /// Users of a closed loop; null where requests came at their own times.
+    pub users: Option<u32>,
+}
+
+impl Run {
+    /// Names of the pool's models, cheapest first.
+    pub fn pool(&self) -> Vec<String> {
+        self.models.iter().map(|member| member.spec.name.clone()).collect()
+    }
 }
 
 /// One file of a table, whole and under its final name.
@@ -51,14 +91,16 @@ pub struct Part {
 }
 
 /// What a trace is of, and which of its files are whole.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// [`SCHEMA_VERSION`] of the writer.
     pub schema_version: u32,
-    /// The run ended and every table is here. False while recording, and for ever after in a trace
-    /// whose recording was killed: then `tables` lists what had been finished.
+    /// The run ended and every table is here. False while recording, and after in a trace whose
+    /// recording was killed: then `tables` lists what had been finished.
     pub complete: bool,
+    /// The run ended. Scoring comes after it and may be done later.
+    pub ended: bool,
     /// What was run.
     pub run: Run,
     /// Parts of every table present, by the table's name, in row order.
@@ -68,7 +110,7 @@ pub struct Manifest {
 impl Manifest {
     /// The manifest of a trace without tables yet.
     pub(crate) fn new(run: Run) -> Self {
-        Self { schema_version: SCHEMA_VERSION, complete: false, run, tables: BTreeMap::new() }
+        Self { schema_version: SCHEMA_VERSION, complete: false, ended: false, run, tables: BTreeMap::new() }
     }
 
     /// Rows of a table over its parts; `None` when the trace has no such table.
@@ -111,6 +153,10 @@ impl Manifest {
             None => return Err(field("schema_version", "a whole number", "none".to_owned())),
         }
         let manifest: Self = serde_json::from_slice(&text).map_err(json)?;
+        if !(1..=MAX_MODELS).contains(&manifest.run.models.len()) {
+            let got = manifest.run.models.len().to_string();
+            return Err(field("run.models", &format!("1 to {MAX_MODELS} models"), got));
+        }
         for (name, parts) in &manifest.tables {
             let Some(table) = Table::ALL.into_iter().find(|t| t.name() == name) else {
                 let names = Table::ALL.map(Table::name).join(", ");

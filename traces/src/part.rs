@@ -1,7 +1,7 @@
 //! One parquet file on its way: written beside, renamed when whole.
 
 use std::fs::{self, File};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -34,6 +34,25 @@ impl Digest {
     pub(crate) fn hex(self) -> String {
         format!("{:016x}", self.hash)
     }
+}
+
+/// FNV-1a, 64 bits, of files one after the other, in hexadecimal: says that they are the same, no more.
+///
+/// # Errors
+/// [`TraceError::Disk`], naming the file.
+pub fn file_digest(paths: &[PathBuf]) -> Result<String, TraceError> {
+    let mut digest = Digest::EMPTY;
+    let mut buffer = vec![0; 1 << 16];
+    for path in paths {
+        let mut file = File::open(path).map_err(TraceError::disk("open", path))?;
+        loop {
+            match file.read(&mut buffer).map_err(TraceError::disk("read", path))? {
+                0 => break,
+                got => digest.update(&buffer[..got]),
+            }
+        }
+    }
+    Ok(digest.hex())
 }
 
 /// A file that digests what goes into it. The digest is shared because polars keeps the writer.
@@ -107,13 +126,15 @@ fn polars_schema(table: Table) -> Schema {
 }
 
 /// A type in polars' words.
-pub(crate) const fn data_type(kind: Kind) -> DataType {
+pub(crate) fn data_type(kind: Kind) -> DataType {
     match kind {
         Kind::U32 => DataType::UInt32,
         Kind::U64 => DataType::UInt64,
         Kind::F32 => DataType::Float32,
         Kind::Bool => DataType::Boolean,
         Kind::Text => DataType::String,
+        Kind::U32s => DataType::List(Box::new(DataType::UInt32)),
+        Kind::F32s => DataType::List(Box::new(DataType::Float32)),
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use polars::prelude::{ParallelStrategy, ParquetReader, SerReader};
 use specrouter_routing::record::{
-    DecisionRecord, PassRecord, RequestRecord, RoundRecord, VerificationRecord,
+    DecisionRecord, PassRecord, RequestRecord, RoundRecord, TextRecord, TokenRecord, VerificationRecord,
 };
 
 use crate::error::TraceError;
@@ -31,6 +31,11 @@ impl Trace {
     /// [`TraceError`]: no manifest, one that is none, or one of another schema version.
     pub fn open(folder: &Path) -> Result<Self, TraceError> {
         Ok(Self { folder: folder.to_path_buf(), manifest: Manifest::read(folder)? })
+    }
+
+    /// Its folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// What the trace is of and what it has.
@@ -80,6 +85,22 @@ impl Trace {
     /// # Errors
     /// As [`Trace::requests`].
     pub fn decisions(&self) -> Result<Vec<DecisionRecord>, TraceError> {
+        self.table()
+    }
+
+    /// Every finished text.
+    ///
+    /// # Errors
+    /// As [`Trace::requests`].
+    pub fn texts(&self) -> Result<Vec<TextRecord>, TraceError> {
+        self.table()
+    }
+
+    /// Every scored output position.
+    ///
+    /// # Errors
+    /// As [`Trace::requests`].
+    pub fn tokens(&self) -> Result<Vec<TokenRecord>, TraceError> {
         self.table()
     }
 

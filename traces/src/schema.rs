@@ -1,7 +1,7 @@
 //! What every column of every table means. A change here is a new [`SCHEMA_VERSION`].
 
 /// Version of the tables and the manifest. A reader takes its own version and no other.
-pub const SCHEMA_VERSION: u32 = 1;
+pub const SCHEMA_VERSION: u32 = 2;
 
 /// What a column holds. The narrowest types that every parquet reader knows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +16,10 @@ pub enum Kind {
     Bool,
     /// UTF-8 text.
     Text,
+    /// A list of unsigned numbers of 32 bits; its elements may be null where the column's meaning says so.
+    U32s,
+    /// A list of IEEE singles; likewise.
+    F32s,
 }
 
 impl Kind {
@@ -27,6 +31,8 @@ impl Kind {
             Self::F32 => "f32",
             Self::Bool => "bool",
             Self::Text => "text",
+            Self::U32s => "list of u32",
+            Self::F32s => "list of f32",
         }
     }
 }
@@ -47,9 +53,6 @@ pub struct Column {
 }
 
 /// A table of a trace.
-///
-/// `tokens`, an output position a row, filled by shadow scoring, joins these when the engine
-/// records it; it needs nothing but its variant, its columns and its row type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Table {
     /// A request, at its end or at the run's.
@@ -62,12 +65,23 @@ pub enum Table {
     Rounds,
     /// A plan for one sequence.
     Decisions,
+    /// A finished text: prompt and output as token ids.
+    Texts,
+    /// An output position: what every model of the pool says of its token.
+    Tokens,
 }
 
 impl Table {
     /// Every table, in the order of their description.
-    pub const ALL: [Self; 5] =
-        [Self::Requests, Self::Passes, Self::Verifications, Self::Rounds, Self::Decisions];
+    pub const ALL: [Self; 7] = [
+        Self::Requests,
+        Self::Passes,
+        Self::Verifications,
+        Self::Rounds,
+        Self::Decisions,
+        Self::Texts,
+        Self::Tokens,
+    ];
 
     /// Its name: the key in the manifest and the stem of its file.
     pub const fn name(self) -> &'static str {
@@ -77,6 +91,8 @@ impl Table {
             Self::Verifications => "verifications",
             Self::Rounds => "rounds",
             Self::Decisions => "decisions",
+            Self::Texts => "texts",
+            Self::Tokens => "tokens",
         }
     }
 
@@ -96,6 +112,8 @@ impl Table {
             Self::Verifications => "a cycle, or a round's last verification",
             Self::Rounds => "a sequence's round",
             Self::Decisions => "a plan for one sequence",
+            Self::Texts => "a finished text; a simulation has none",
+            Self::Tokens => "an output position of a finished request",
         }
     }
 
@@ -107,13 +125,15 @@ impl Table {
             Self::Verifications => VERIFICATIONS,
             Self::Rounds => ROUNDS,
             Self::Decisions => DECISIONS,
+            Self::Texts => TEXTS,
+            Self::Tokens => TOKENS,
         }
     }
 }
 
-/// The whole schema as a Markdown page: what `SCHEMA.md` or `specrouter schema` may print.
+/// The whole schema as a Markdown page, `traces/SCHEMA.md`.
 pub fn describe() -> String {
-    let mut page = format!("# Trace tables, schema version {SCHEMA_VERSION}\n");
+    let mut page = format!("# Trace tables, schema version {SCHEMA_VERSION}\n\n{PREAMBLE}");
     for table in Table::ALL {
         page += &format!(
             "\n## {}: a row is {}\n\n| column | type | unit | meaning |\n|---|---|---|---|\n",
@@ -128,6 +148,21 @@ pub fn describe() -> String {
     page
 }
 
+const PREAMBLE: &str = "\
+A trace is a folder of one policy under one seed: `manifest.json` and a parquet file for each table (`requests.parquet`,
+then `requests.1.parquet` and so on where a long recording was made safe as it went). `specrouter trace check DIR`
+verifies one. This page is written by the code (`traces/src/schema.rs`) and checked by a test.
+
+    pandas.read_parquet(\"DIR/requests.parquet\")
+    polars.read_parquet(\"DIR/tokens*.parquet\")
+
+The manifest holds `schema_version`, `complete` (the run ended and every table is here), `run` (tool version, resolved
+scenario, seed, policy, the models with their sizes and the digest of their weights, classes, device, decoding, mode,
+KV tokens of each model, users of a closed loop) and `tables`: for each, its files with rows, bytes and FNV-1a digest.
+A list has an element for each model of the pool, cheapest first; `overlaps` for each pair i < j and `coins` for each
+triple i < j < k, in lexicographic order.
+";
+
 const fn column(name: &'static str, kind: Kind, unit: &'static str, meaning: &'static str) -> Column {
     Column { name, kind, nullable: false, unit, meaning }
 }
@@ -136,7 +171,7 @@ const fn nullable(name: &'static str, kind: Kind, unit: &'static str, meaning: &
     Column { name, kind, nullable: true, unit, meaning }
 }
 
-use Kind::{Bool, F32, Text, U32, U64};
+use Kind::{Bool, F32, F32s, Text, U32, U32s, U64};
 
 const REPLICA: Column = column("replica", U32, "index", "where it ran");
 const REQUEST: Column = column("request", U64, "index", "whose sequence; requests.id");
@@ -157,6 +192,9 @@ const REQUESTS: &[Column] = &[
     column("prompt_tokens", U32, "tokens", "prompt length"),
     column("output_tokens", U32, "tokens", "output delivered"),
     column("limit_tokens", U32, "tokens", "max_tokens"),
+    column("priority", U32, "", "order of admission; higher went first"),
+    nullable("slo_ttft_ns", U64, "ns", "target on the time to first token; null without"),
+    nullable("slo_tpot_ns", U64, "ns", "target on the time per output token; null without"),
     column("rounds", U32, "rounds", "rounds it took"),
     column("preemptions", U32, "times", "times it was preempted"),
     nullable("slo_met", Bool, "", "met every target of its SLO; null without targets"),
@@ -232,6 +270,51 @@ const DECISIONS: &[Column] = &[
     nullable("propensity", F32, "", "chance with which this plan was chosen; null likewise"),
 ];
 
+const TEXTS: &[Column] = &[
+    REPLICA,
+    REQUEST,
+    column("seed", U64, "", "the request's own seed"),
+    column("temperature", F32, "", "0 is greedy"),
+    nullable("top_k", U32, "tokens", "likeliest tokens kept; null is all"),
+    nullable("top_p", F32, "", "mass of the likeliest tokens kept; null is all"),
+    nullable("prompt", U32s, "", "token ids of the prompt; null where they were not to be kept"),
+    column("output", U32s, "", "token ids of the output"),
+    column("stopped", Bool, "", "ended with a stop token, not at its limit"),
+];
+
+const TOKENS: &[Column] = &[
+    REPLICA,
+    REQUEST,
+    column("position", U32, "index", "place in the output, 0 the first"),
+    nullable("token", U32, "", "the committed token; null in a simulation"),
+    column(
+        "log_probabilities",
+        F32s,
+        "nats",
+        "each model's ln of the token's probability after temperature, top-k and top-p; null where that is 0, and in a simulation",
+    ),
+    column(
+        "choices",
+        U32s,
+        "",
+        "each model's own token: the likeliest, or with coupled noise the one it chooses; null in a simulation",
+    ),
+    column("top_probabilities", F32s, "", "each model's probability of its likeliest token, before warping"),
+    column("entropies", F32s, "nats", "each model's entropy, before warping"),
+    column(
+        "overlaps",
+        F32s,
+        "",
+        "for each pair, the chance that a token of i is kept by j: sum of min(p_i, p_j); where choices must agree, whether they do",
+    ),
+    column(
+        "coins",
+        F32s,
+        "",
+        "for each triple, the chance that a token of j is kept by k and i's below it by j: sum of min(p_i, p_j) min(p_j, p_k) / p_j; empty in a simulation",
+    ),
+];
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -256,102 +339,17 @@ mod tests {
         }
     }
 
-    // A difference here is a new SCHEMA_VERSION: traces of the old one are out there.
+    // A difference here is a new SCHEMA_VERSION: traces of the old one are out there. SPECROUTER_BLESS=1 writes the page.
     #[test]
-    fn the_schema_is_the_schema_of_its_version() {
-        insta::assert_snapshot!(describe(), @r"
-        # Trace tables, schema version 1
-
-        ## requests: a row is a request, at its end or at the run's
-
-        | column | type | unit | meaning |
-        |---|---|---|---|
-        | replica | u32 | index | where it ran |
-        | id | u64 | index | place in the order of arrival |
-        | class | u32 | index | class in the scenario |
-        | class_name | text |  | name of the class |
-        | arrival_ns | u64 | ns since the run began | arrival |
-        | first_token_ns | u64, null | ns since the run began | delivery of the first token; null before it |
-        | last_token_ns | u64, null | ns since the run began | delivery of the last token, or of the last so far; null before the first |
-        | prompt_tokens | u32 | tokens | prompt length |
-        | output_tokens | u32 | tokens | output delivered |
-        | limit_tokens | u32 | tokens | max_tokens |
-        | rounds | u32 | rounds | rounds it took |
-        | preemptions | u32 | times | times it was preempted |
-        | slo_met | bool, null |  | met every target of its SLO; null without targets |
-        | status | text |  | finished, running, waiting, too_long |
-
-        ## passes: a row is a pass
-
-        | column | type | unit | meaning |
-        |---|---|---|---|
-        | replica | u32 | index | where it ran |
-        | tick | u64 | index | place in the replica's order of passes |
-        | model | u32 | index | the model that ran; index in the manifest's pool |
-        | start_ns | u64 | ns since the run began | when it began |
-        | duration_ns | u64 | ns | how long it took |
-        | rows | u32 | sequences | sequences in the pass |
-        | new_tokens | u32 | tokens | tokens run through the model, catch-up included |
-        | catch_up_tokens | u32 | tokens | of those, catch-up or prefill |
-        | context_tokens | u64 | tokens | sum over rows of tokens already in this model's KV cache |
-        | attention_pairs | u64 | pairs | sum over rows of query-key pairs |
-        | logit_rows | u32 | positions | positions whose logits are computed |
-        | queued | u32 | requests | requests waiting at its end |
-        | running | u32 | requests | requests running at its end |
-        | kv_blocks_used | u64 | blocks | KV blocks in use at its end, summed over models |
-
-        ## verifications: a row is a cycle, or a round's last verification
-
-        | column | type | unit | meaning |
-        |---|---|---|---|
-        | replica | u32 | index | where it ran |
-        | request | u64 | index | whose sequence; requests.id |
-        | round | u32 | index | the sequence's round |
-        | level | u32 | index | the verifying level of the chain, 0 the lowest |
-        | cycle | u32 | index | verifications at this level before this one, in this round |
-        | tick | u64 | index | the pass; passes.tick |
-        | drafter | u32 | index | the model of the level below |
-        | verifier | u32 | index | the verifying model |
-        | drafted_tokens | u32 | tokens | tokens verified |
-        | accepted_tokens | u32 | tokens | tokens kept; a lower bound where all were (censored) |
-        | outcome | text |  | reject, bonus, end |
-        | similarity | f32, null |  | mean similarity over the examined positions; null where none was examined |
-
-        ## rounds: a row is a sequence's round
-
-        | column | type | unit | meaning |
-        |---|---|---|---|
-        | replica | u32 | index | where it ran |
-        | request | u64 | index | whose sequence; requests.id |
-        | round | u32 | index | the sequence's round |
-        | position | u32 | tokens | output tokens committed before it |
-        | start_tick | u64 | index | the tick it was planned at |
-        | end_tick | u64 | index | the tick of its commit |
-        | chain | text |  | models by pool index, lowest first, as 0>2>3 |
-        | windows | text | tokens | one per level above the lowest, as 3,5; empty for a chain of one |
-        | stop | text |  | stop rule of the lowest level: never, top_probability<x, entropy>x |
-        | drafted_tokens | u32 | tokens | tokens put before the target |
-        | accepted_tokens | u32 | tokens | of those, kept |
-        | emitted_tokens | u32 | tokens | tokens committed |
-
-        ## decisions: a row is a plan for one sequence
-
-        | column | type | unit | meaning |
-        |---|---|---|---|
-        | replica | u32 | index | where it ran |
-        | tick | u64 | index | the tick it was made at |
-        | time_ns | u64 | ns since the run began | when |
-        | request | u64 | index | whose sequence; requests.id |
-        | policy | text |  | who decided |
-        | planned_chain | text |  | what the policy asked for |
-        | planned_windows | text | tokens | its windows |
-        | planned_stop | text |  | its stop rule |
-        | executed_chain | text |  | what ran: clamped to the limit, shortened where KV memory was short |
-        | executed_windows | text | tokens | its windows |
-        | executed_stop | text |  | its stop rule |
-        | predicted_round_s | f32, null | s | expected time of one round; null where the policy says nothing |
-        | predicted_tokens | f32, null | tokens | expected tokens per sequence and round; null likewise |
-        | propensity | f32, null |  | chance with which this plan was chosen; null likewise |
-        ");
+    fn the_page_is_the_schema() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/SCHEMA.md");
+        if std::env::var_os("SPECROUTER_BLESS").is_some() {
+            std::fs::write(path, describe()).unwrap();
+        }
+        let page = std::fs::read_to_string(path).unwrap();
+        assert!(
+            page == describe(),
+            "traces/SCHEMA.md is not what the code says: run with SPECROUTER_BLESS=1"
+        );
     }
 }

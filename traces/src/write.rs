@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use specrouter_routing::record::{
-    DecisionRecord, PassRecord, RequestRecord, RoundRecord, Sink, VerificationRecord, Wants,
+    DecisionRecord, PassRecord, RequestRecord, RoundRecord, Sink, TextRecord, TokenRecord,
+    VerificationRecord, Wants,
 };
 
 use crate::error::TraceError;
@@ -56,6 +57,8 @@ pub struct TraceWriter {
     tables: Vec<Open>,
     level: Tables,
     row_group: usize,
+    /// It goes on with a trace that another process began.
+    resumed: bool,
     failed: Option<TraceError>,
 }
 
@@ -80,7 +83,15 @@ impl TraceWriter {
         manifest.write(folder)?;
         let open = |&table: &Table| Open { table, cells: Cells::new(table, 0), part: None, parts: 0 };
         let tables = level.kept().iter().map(open).collect();
-        Ok(Self { folder: folder.to_path_buf(), manifest, tables, level, row_group: ROW_GROUP, failed: None })
+        Ok(Self {
+            folder: folder.to_path_buf(),
+            manifest,
+            tables,
+            level,
+            row_group: ROW_GROUP,
+            resumed: false,
+            failed: None,
+        })
     }
 
     /// The first error, if there was one: a long run may want to stop for it.
@@ -110,8 +121,45 @@ impl TraceWriter {
         self.manifest.write(&self.folder)
     }
 
-    /// Writes what waits, names every file, and declares the trace complete. Tables without rows
-    /// are written too: empty is not missing.
+    /// The run has ended: what has come so far is made safe, and what is still to come is no part of the run.
+    ///
+    /// # Errors
+    /// As [`TraceWriter::checkpoint`].
+    pub fn end_run(&mut self) -> Result<(), TraceError> {
+        self.manifest.ended = true;
+        self.checkpoint()
+    }
+
+    /// Opens the trace in `folder` to go on with its `tokens`; all that stands there is kept. Only tokens are taken.
+    ///
+    /// # Errors
+    /// [`TraceError`]: no trace of this version, or what was left of an unfinished file cannot be removed.
+    pub fn resume(folder: &Path) -> Result<Self, TraceError> {
+        let mut manifest = Manifest::read(folder)?;
+        manifest.complete = false;
+        manifest.write(folder)?;
+        for entry in fs::read_dir(folder).map_err(TraceError::disk("list folder", folder))? {
+            let path = entry.map_err(TraceError::disk("list folder", folder))?.path();
+            if is_ours(&path) && path.extension().is_some_and(|extension| extension == "part") {
+                fs::remove_file(&path).map_err(TraceError::disk("remove", &path))?;
+            }
+        }
+        let table = Table::Tokens;
+        let parts = manifest.tables.get(table.name()).map_or(0, Vec::len);
+        let tables = vec![Open { table, cells: Cells::new(table, 0), part: None, parts }];
+        Ok(Self {
+            folder: folder.to_path_buf(),
+            manifest,
+            tables,
+            level: Tables::Full,
+            row_group: ROW_GROUP,
+            resumed: true,
+            failed: None,
+        })
+    }
+
+    /// Writes what waits, names every file, and declares the trace complete; a resumed one only if its run had ended.
+    /// Tables without rows are written too: empty is not missing.
     ///
     /// # Errors
     /// The first error of this or any earlier row. The folder keeps what had been finished before.
@@ -124,7 +172,8 @@ impl TraceWriter {
                 open.part = Some(OpenPart::create(&self.folder, open.table, 0)?);
             }
         }
-        self.manifest.complete = true;
+        self.manifest.ended |= !self.resumed;
+        self.manifest.complete = self.manifest.ended;
         self.checkpoint()?;
         Ok(self.manifest)
     }
@@ -167,27 +216,30 @@ fn remove_trace(folder: &Path) -> Result<(), TraceError> {
     remove(&folder.join(MANIFEST_FILE))?;
     for entry in fs::read_dir(folder).map_err(TraceError::disk("list folder", folder))? {
         let entry = entry.map_err(TraceError::disk("list folder", folder))?;
-        let name = entry.file_name();
-        let ours = name.to_str().is_some_and(|name| {
-            let whole = name.strip_suffix(".part").unwrap_or(name);
-            let stem = whole.strip_suffix(".parquet").unwrap_or("");
-            let table = match stem.split_once('.') {
-                Some((table, part)) if part.parse::<usize>().is_ok() => table,
-                _ => stem,
-            };
-            whole == MANIFEST_FILE || Table::ALL.iter().any(|known| known.name() == table)
-        });
-        if ours {
+        if is_ours(&entry.path()) {
             remove(&entry.path())?;
         }
     }
     Ok(())
 }
 
+/// A manifest or a table by its name, or what was left of one unfinished.
+fn is_ours(path: &Path) -> bool {
+    path.file_name().and_then(|name| name.to_str()).is_some_and(|name| {
+        let whole = name.strip_suffix(".part").unwrap_or(name);
+        let stem = whole.strip_suffix(".parquet").unwrap_or("");
+        let table = match stem.split_once('.') {
+            Some((table, part)) if part.parse::<usize>().is_ok() => table,
+            _ => stem,
+        };
+        whole == MANIFEST_FILE || Table::ALL.iter().any(|known| known.name() == table)
+    })
+}
+
 impl Sink for TraceWriter {
     fn wants(&self) -> Wants {
         let full = self.level == Tables::Full;
-        Wants { passes: full, verifications: full, rounds: full, decisions: full }
+        Wants { passes: full, verifications: full, rounds: full, decisions: full, texts: full, tokens: full }
     }
 
     fn request(&mut self, record: &RequestRecord) {
@@ -211,6 +263,14 @@ impl Sink for TraceWriter {
     }
 
     fn decision(&mut self, record: &DecisionRecord) {
+        self.keep(record);
+    }
+
+    fn text(&mut self, record: &TextRecord) {
+        self.keep(record);
+    }
+
+    fn token(&mut self, record: &TokenRecord) {
         self.keep(record);
     }
 }

@@ -9,10 +9,13 @@ use proptest::prelude::*;
 use specrouter_routing::chain::{ChainPlan, MAX_LEVELS, StopRule};
 use specrouter_routing::ids::{ClassId, ModelId, ReplicaId, RequestId};
 use specrouter_routing::profile::PassShape;
-use specrouter_routing::record::{Prediction, Status, Verdict};
+use specrouter_routing::profile::{ModelKind, ModelSpec, Precision};
+use specrouter_routing::record::{Decoding, Opinion, Prediction, Status, Verdict};
+use specrouter_routing::slo::Slo;
 use specrouter_routing::units::{Span, Time};
 
 use super::*;
+use crate::manifest::{Member, Mode};
 use crate::read::Trace;
 
 /// A folder that goes away with the test.
@@ -45,10 +48,36 @@ fn run() -> Run {
         scenario: "pool: [a, b, c, d]\n".to_owned(),
         seed: u64::MAX,
         policy: "specrouter".to_owned(),
-        pool: ["a", "b", "c", "d"].map(str::to_owned).to_vec(),
+        models: ["a", "b", "c", "d"].map(member).to_vec(),
         classes: ["chat", "code"].map(str::to_owned).to_vec(),
         device: "simulated H100-SXM".to_owned(),
+        decoding: Decoding::Speculative,
+        mode: Mode::Simulated,
+        kv_tokens: 4096,
+        users: None,
     }
+}
+
+/// A model of no size.
+fn member(name: &str) -> Member {
+    let spec = ModelSpec {
+        name: name.to_owned(),
+        source: "this test".to_owned(),
+        kind: ModelKind::Model,
+        family: "toy".to_owned(),
+        layers: 1,
+        hidden: 8,
+        heads: 1,
+        kv_heads: 1,
+        head_dim: 8,
+        intermediate: 8,
+        vocab: 16,
+        tied_embeddings: true,
+        context: 64,
+        precision: Precision::Bf16,
+        kv_bytes: 2,
+    };
+    Member { spec, weights_fnv1a: None }
 }
 
 /// A record of any table.
@@ -59,6 +88,8 @@ enum Any {
     Verification(VerificationRecord),
     Round(RoundRecord),
     Decision(DecisionRecord),
+    Text(TextRecord),
+    Token(TokenRecord),
 }
 
 fn put(writer: &mut TraceWriter, rows: &[Any]) {
@@ -69,6 +100,8 @@ fn put(writer: &mut TraceWriter, rows: &[Any]) {
             Any::Verification(r) => writer.verification(r),
             Any::Round(r) => writer.round(r),
             Any::Decision(r) => writer.decision(r),
+            Any::Text(r) => writer.text(r),
+            Any::Token(r) => writer.token(r),
         }
     }
 }
@@ -80,6 +113,8 @@ fn rows_of(trace: &Trace) -> Vec<Any> {
     rows.extend(trace.verifications().unwrap().into_iter().map(Any::Verification));
     rows.extend(trace.rounds().unwrap().into_iter().map(Any::Round));
     rows.extend(trace.decisions().unwrap().into_iter().map(Any::Decision));
+    rows.extend(trace.texts().unwrap().into_iter().map(Any::Text));
+    rows.extend(trace.tokens().unwrap().into_iter().map(Any::Token));
     rows
 }
 
@@ -92,6 +127,8 @@ fn by_table(rows: &[Any]) -> Vec<Any> {
         Any::Verification(_) => 2,
         Any::Round(_) => 3,
         Any::Decision(_) => 4,
+        Any::Text(_) => 5,
+        Any::Token(_) => 6,
     });
     sorted
 }
@@ -107,6 +144,8 @@ fn request(id: u64) -> RequestRecord {
         prompt_tokens: 100,
         output_tokens: 20,
         limit: 30,
+        priority: 2,
+        slo: Slo { ttft: Some(Span::from_nanos(5)), tpot: None },
         rounds: 6,
         preemptions: 0,
         slo_met: Some(true),
@@ -152,13 +191,19 @@ fn any_row() -> impl Strategy<Value = Any> {
     prop_oneof![
         (
             (id(), replica(), 0u16..2, time()),
-            (option::of(time()), option::of(time())),
+            (option::of(time()), option::of(time()), any::<u8>(), option::of(any::<u64>())),
             any::<[u32; 5]>(),
             option::of(any::<bool>()),
             status
         )
             .prop_map(
-                |((id, replica, class, arrival), (first_token, last_token), n, slo_met, status)| {
+                |(
+                    (id, replica, class, arrival),
+                    (first_token, last_token, priority, tpot),
+                    n,
+                    slo_met,
+                    status,
+                )| {
                     Any::Request(RequestRecord {
                         id,
                         replica,
@@ -169,6 +214,8 @@ fn any_row() -> impl Strategy<Value = Any> {
                         prompt_tokens: n[0],
                         output_tokens: n[1],
                         limit: n[2],
+                        priority,
+                        slo: Slo { ttft: None, tpot: tpot.map(Span::from_nanos) },
                         rounds: n[3],
                         preemptions: n[4],
                         slo_met,
@@ -245,7 +292,51 @@ fn any_row() -> impl Strategy<Value = Any> {
                 Any::Decision(DecisionRecord { replica, tick, time, request, planned, executed, predicted })
             }
         ),
+        any_text().prop_map(Any::Text),
+        any_token().prop_map(Any::Token),
     ]
+}
+
+fn any_text() -> impl Strategy<Value = TextRecord> {
+    let ids = || proptest::collection::vec(any::<u32>(), 0..9);
+    let cut = (option::of(1u32..100), option::of(0.1f32..1.0));
+    (any::<u32>(), any::<[u64; 2]>(), 0.0f32..3.0, cut, option::of(ids()), ids(), any::<bool>()).prop_map(
+        |(replica, [request, seed], temperature, (top_k, top_p), prompt, output, stopped)| TextRecord {
+            replica: ReplicaId(replica),
+            request: RequestId(request),
+            seed,
+            temperature,
+            top_k,
+            top_p,
+            prompt,
+            output,
+            stopped,
+        },
+    )
+}
+
+fn any_token() -> impl Strategy<Value = TokenRecord> {
+    let opinion = (option::of(-30.0f32..0.0), option::of(any::<u32>()), 0.0f32..1.0, 0.0f32..9.0).prop_map(
+        |(log_probability, choice, top_probability, entropy)| Opinion {
+            log_probability,
+            choice,
+            top_probability,
+            entropy,
+        },
+    );
+    let (models, shares) =
+        (proptest::collection::vec(opinion, 1..=4), || proptest::collection::vec(0.0f32..1.0, 0..=6));
+    (any::<[u32; 2]>(), any::<u64>(), option::of(any::<u32>()), models, shares(), shares()).prop_map(
+        |([replica, position], request, token, models, overlaps, coins)| TokenRecord {
+            replica: ReplicaId(replica),
+            request: RequestId(request),
+            position,
+            token,
+            models,
+            overlaps,
+            coins,
+        },
+    )
 }
 
 proptest! {
@@ -312,7 +403,11 @@ fn a_level_keeps_its_tables_and_no_others() {
     for (level, wants, tables) in [
         (Tables::Summary, false, vec![]),
         (Tables::Requests, false, vec!["requests"]),
-        (Tables::Full, true, vec!["decisions", "passes", "requests", "rounds", "verifications"]),
+        (
+            Tables::Full,
+            true,
+            vec!["decisions", "passes", "requests", "rounds", "texts", "tokens", "verifications"],
+        ),
     ] {
         let folder = Folder::new();
         let mut writer = TraceWriter::create(&folder.0, level, run()).unwrap();
@@ -428,13 +523,13 @@ fn what_is_no_trace_is_named() {
     insta::assert_snapshot!(open(None), @"cannot open DIR/manifest.json: No such file or directory (os error 2)");
     insta::assert_snapshot!(open(Some("{\"schema_version\": ")), @"DIR/manifest.json is not a trace manifest: EOF while parsing a value at line 1 column 19");
     insta::assert_snapshot!(open(Some("[]")), @"DIR/manifest.json: schema_version must be a whole number, got none");
-    insta::assert_snapshot!(open(Some("{\"schema_version\": 2, \"fields\": \"of the future\"}")), @"DIR/manifest.json: schema version must be 1, got 2; a newer specrouter wrote this trace");
-    insta::assert_snapshot!(open(Some("{\"schema_version\": 0}")), @"DIR/manifest.json: schema version must be 1, got 0");
-    insta::assert_snapshot!(open(Some("{\"schema_version\": 1, \"complete\": true}")), @"DIR/manifest.json is not a trace manifest: missing field `run` at line 1 column 39");
+    insta::assert_snapshot!(open(Some("{\"schema_version\": 3, \"fields\": \"of the future\"}")), @"DIR/manifest.json: schema version must be 2, got 3; a newer specrouter wrote this trace");
+    insta::assert_snapshot!(open(Some("{\"schema_version\": 0}")), @"DIR/manifest.json: schema version must be 2, got 0");
+    insta::assert_snapshot!(open(Some("{\"schema_version\": 2, \"complete\": true}")), @"DIR/manifest.json is not a trace manifest: missing field `ended` at line 1 column 39");
 
     let mut manifest = Manifest::new(run());
     manifest.tables.insert("gossip".to_owned(), Vec::new());
-    insta::assert_snapshot!(open(Some(&serde_json::to_string(&manifest).unwrap())), @"DIR/manifest.json: a name in tables must be one of requests, passes, verifications, rounds, decisions, got gossip");
+    insta::assert_snapshot!(open(Some(&serde_json::to_string(&manifest).unwrap())), @"DIR/manifest.json: a name in tables must be one of requests, passes, verifications, rounds, decisions, texts, tokens, got gossip");
     manifest.tables.clear();
     let part =
         crate::Part { file: "../../secret.parquet".to_owned(), rows: 1, bytes: 1, fnv1a: String::new() };
@@ -461,4 +556,41 @@ fn a_table_that_is_gone_or_of_another_trace_is_named() {
 
     fs::remove_file(folder.0.join("requests.parquet")).unwrap();
     insta::assert_snapshot!(folder.text(&open().requests().unwrap_err()), @"cannot open DIR/requests.parquet: No such file or directory (os error 2)");
+}
+
+#[test]
+fn a_killed_scoring_goes_on_where_it_was_made_safe() {
+    let token = |request, position| TokenRecord {
+        request: RequestId(request),
+        position,
+        models: vec![Opinion::default(); 4],
+        ..TokenRecord::default()
+    };
+    let folder = Folder::new();
+    let mut writer = TraceWriter::create(&folder.0, Tables::Full, run()).unwrap();
+    writer.row_group = 1;
+    writer.request(&request(0));
+    writer.end_run().unwrap();
+    writer.token(&token(0, 0));
+    writer.checkpoint().unwrap();
+    writer.token(&token(1, 0));
+    drop(writer); // Killed: the second part of the tokens is open.
+    let manifest = Manifest::read(&folder.0).unwrap();
+    assert!(manifest.ended && !manifest.complete);
+
+    let mut writer = TraceWriter::resume(&folder.0).unwrap();
+    assert!(!folder.0.join("tokens.1.parquet.part").exists());
+    writer.token(&token(1, 0));
+    writer.request(&request(7)); // No part of what is resumed.
+    let manifest = writer.finish().unwrap();
+    assert!(manifest.complete);
+    let trace = Trace::open(&folder.0).unwrap();
+    assert_eq!(trace.tokens().unwrap(), [token(0, 0), token(1, 0)]);
+    assert_eq!(trace.requests().unwrap(), [request(0)]);
+
+    // Of a run that was killed itself, what there is can be scored; it does not become whole.
+    let mut writer = TraceWriter::create(&folder.0, Tables::Full, run()).unwrap();
+    writer.checkpoint().unwrap();
+    drop(writer);
+    assert!(!TraceWriter::resume(&folder.0).unwrap().finish().unwrap().complete);
 }

@@ -181,7 +181,7 @@ struct Rows {
 
 impl Sink for Rows {
     fn wants(&self) -> Wants {
-        Wants { passes: true, verifications: true, rounds: true, decisions: false }
+        Wants { passes: true, verifications: true, rounds: true, ..Wants::default() }
     }
     fn request(&mut self, record: &RequestRecord) {
         self.requests.push(*record);

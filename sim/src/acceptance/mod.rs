@@ -13,7 +13,9 @@ pub mod statistics;
 
 use specrouter_routing::chain::MAX_MODELS;
 use specrouter_routing::ids::{ClassId, ModelId};
+use specrouter_routing::luck::Luck;
 use specrouter_routing::profile::{ModelKind, ModelSpec};
+use specrouter_routing::record::{Opinion, RequestRecord, TokenRecord, pairs};
 use specrouter_routing::units::{NonNegative, Probability};
 
 pub use config::{AcceptanceConfig, AcceptanceError, HeterogeneousConfig, Pairs, RegimeConfig};
@@ -110,6 +112,44 @@ impl Source {
         match self {
             Self::Constant(_) | Self::PerPosition(_) => 0.0,
             Self::Heterogeneous(source) => source.request_spread(class.index(), drafter, verifier),
+        }
+    }
+
+    /// Shows `visit` what the pool's `models` models say of each position of a finished request: overlaps and
+    /// signals; there are no tokens.
+    pub fn score(&self, luck: Luck, of: &RequestRecord, models: usize, mut visit: impl FnMut(&TokenRecord)) {
+        let (coins, request, class, output) = (Coins::new(luck), of.id, of.class, of.output_tokens);
+        let mut sequence = Sequence { request, class: class.0, output, ..Sequence::default() };
+        with_law!(self, law => law.admit(&coins, &mut sequence));
+        let model = |index: usize| ModelId(index as u8);
+        let mut record = TokenRecord { replica: of.replica, request, ..TokenRecord::default() };
+        for position in 0..output {
+            with_law!(self, law => law.settle(&coins, &mut sequence, position));
+            record.position = position;
+            record.overlaps.clear();
+            record.overlaps.extend(pairs(models).map(|(i, k)| {
+                let pair = Pair { drafter: model(i), verifier: model(k), depth: 0 };
+                match self {
+                    // Committed text is no block: the mean rate stands for it.
+                    Self::PerPosition(_) => self.mean_acceptance(class, pair.drafter, pair.verifier) as f32,
+                    _ => {
+                        with_law!(self, law => law.similarity(&mut Walk::new(&coins, &sequence), position, pair)) as f32
+                    }
+                }
+            }));
+            record.models.clear();
+            record.models.extend((0..models).map(|index| {
+                // The target's own signals follow the acceptance of the model below it.
+                let drafter = index.min(models.saturating_sub(2));
+                let pair = Pair { drafter: model(drafter), verifier: model(models - 1), depth: 0 };
+                let signal = self.signal(&coins, &sequence, position, pair);
+                Opinion {
+                    top_probability: signal.top_probability,
+                    entropy: signal.entropy,
+                    ..Opinion::default()
+                }
+            }));
+            visit(&record);
         }
     }
 

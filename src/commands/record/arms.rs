@@ -9,22 +9,23 @@ use anyhow::Context;
 use specrouter_engine::backend::{EngineBackend, Finished};
 use specrouter_engine::level::LevelModel;
 use specrouter_engine::serve::{Ended, Jobs, Watcher, serve};
+use specrouter_engine::settings;
 use specrouter_engine::stopwatch::Stopwatch;
 use specrouter_reports::{Collector, Facts, Keep, SeedResult, SeedSummary};
+use specrouter_routing::hand_on;
 use specrouter_routing::ids::{ReplicaId, RequestId};
 use specrouter_routing::luck::Luck;
 use specrouter_routing::profile::{Corrected, PassCosts};
-use specrouter_routing::record::{
-    DecisionRecord, PassRecord, RequestRecord, RoundRecord, Sink, VerificationRecord, Wants,
-};
+use specrouter_routing::record::{RequestRecord, RoundRecord, Sink, TextRecord, Wants};
 use specrouter_routing::replica::Replica;
-use specrouter_routing::units::{Span, Time};
-use specrouter_traces::{Run, Tables, TraceWriter};
+use specrouter_routing::units::Time;
+use specrouter_traces::{Member, Mode, Run, Tables, TraceWriter};
 
 use super::texts::{StepBook, Texts};
 use crate::commands::run::progress::Bar;
 use crate::keep::{Both, folder};
 use crate::scenario::{self, Arm, Recording};
+use crate::score::score;
 
 /// The models of the pool, which one arm after another uses.
 pub type Models = Vec<Box<dyn LevelModel>>;
@@ -39,7 +40,9 @@ pub struct Surroundings<'a> {
     pub bar: &'a Bar,
     /// Raised by Ctrl-C.
     pub stop: &'a AtomicBool,
-    /// What runs the models, for the manifest.
+    /// The models, for the manifest.
+    pub members: &'a [Member],
+    /// What runs them, likewise.
     pub device: &'a str,
     /// Is this the first seed?
     pub first: bool,
@@ -77,9 +80,16 @@ pub fn record(
                 scenario: recording.resolved_text()?,
                 seed,
                 policy: arm.name.clone(),
-                pool: pool.clone(),
+                models: around.members.to_vec(),
                 classes: classes.clone(),
                 device: around.device.to_owned(),
+                decoding: recording.raw.decoding(),
+                mode: match recording.engine.mode {
+                    settings::Mode::Exact => Mode::Exact,
+                    settings::Mode::Fast => Mode::Fast,
+                },
+                kv_tokens: recording.kv_tokens,
+                users: recording.workload.users(),
             };
             Some(TraceWriter::create(&folder, tables, run)?)
         }
@@ -99,9 +109,18 @@ pub fn record(
     let watch = Stopwatch::start();
     let mut backend = EngineBackend::new(std::mem::take(models), recording.verify, luck, watch)?;
 
-    let steps = RefCell::new(StepBook::default());
-    let mut sink = Ears { both: Both { collector, writer }, steps: &steps, bar: around.bar, kept: watch };
-    let watcher = &mut Watch { recording, texts, steps: &steps, failed: None, stop: around.stop };
+    let (steps, ids) = (RefCell::new(StepBook::default()), RefCell::new(Vec::new()));
+    let both = Both { collector, writer };
+    let mut sink = Ears {
+        both,
+        steps: &steps,
+        ids: &ids,
+        told: 0,
+        prompts: raw.output.prompts.unwrap_or(true),
+        bar: around.bar,
+        kept: watch,
+    };
+    let watcher = &mut Watch { recording, texts, steps: &steps, ids: &ids, failed: None, stop: around.stop };
     let mut requests = recording.workload.stream(luck);
     let ended = match recording.workload.users() {
         Some(users) => {
@@ -124,6 +143,7 @@ pub fn record(
     };
     let end = watch.read();
     let tally = replica.close(&mut sink);
+    sink.tell_texts();
     let failed = watcher.failed.take();
     *models = backend.into_models();
     let writer = sink.both.writer.take();
@@ -142,7 +162,15 @@ pub fn record(
         keep(writer);
         return Ok(None);
     }
-    if let Some(writer) = writer {
+    if let Some(mut writer) = writer {
+        writer.end_run()?;
+        if tables == Tables::Full {
+            let scored = score(&ids.borrow(), models, (recording.verify, luck), &mut writer, around.stop)?;
+            if !scored {
+                keep(Some(writer));
+                return Ok(None);
+            }
+        }
         writer.finish()?;
     }
     if let Some(timeline) = &sink.both.collector.timeline {
@@ -175,6 +203,8 @@ struct Watch<'a> {
     recording: &'a Recording,
     texts: Option<Texts>,
     steps: &'a RefCell<StepBook>,
+    /// Finished texts as token ids, by the order of their ends.
+    ids: &'a RefCell<Vec<TextRecord>>,
     failed: Option<anyhow::Error>,
     stop: &'a AtomicBool,
 }
@@ -182,6 +212,7 @@ struct Watch<'a> {
 impl Watcher for Watch<'_> {
     fn finished(&mut self, text: Finished) {
         let steps = self.steps.borrow_mut().take(text.request);
+        self.ids.borrow_mut().push(self.recording.record_of(&text));
         if let Some(texts) = &mut self.texts
             && self.failed.is_none()
         {
@@ -201,9 +232,28 @@ const CHECKPOINT_NANOS: u64 = 10_000_000_000;
 struct Ears<'a> {
     both: Both,
     steps: &'a RefCell<StepBook>,
+    ids: &'a RefCell<Vec<TextRecord>>,
+    /// How many of them the trace has.
+    told: usize,
+    /// It keeps their prompts too.
+    prompts: bool,
     bar: &'a Bar,
     /// Started at the last checkpoint.
     kept: Stopwatch,
+}
+
+impl Ears<'_> {
+    /// Hands on the texts that are new.
+    fn tell_texts(&mut self) {
+        let ids = self.ids.borrow();
+        for text in &ids[self.told..] {
+            match self.prompts {
+                true => self.both.text(text),
+                false => self.both.text(&TextRecord { prompt: None, ..text.clone() }),
+            }
+        }
+        self.told = ids.len();
+    }
 }
 
 impl Sink for Ears<'_> {
@@ -214,6 +264,7 @@ impl Sink for Ears<'_> {
     fn request(&mut self, record: &RequestRecord) {
         self.both.request(record);
         self.bar.advance(1, 0);
+        self.tell_texts();
         if self.kept.read().nanos() >= CHECKPOINT_NANOS
             && let Some(writer) = &mut self.both.writer
         {
@@ -223,24 +274,10 @@ impl Sink for Ears<'_> {
         }
     }
 
-    fn gap(&mut self, gap: Span) {
-        self.both.gap(gap);
-    }
-
-    fn pass(&mut self, record: &PassRecord) {
-        self.both.pass(record);
-    }
-
-    fn verification(&mut self, record: &VerificationRecord) {
-        self.both.verification(record);
-    }
-
     fn round(&mut self, record: &RoundRecord) {
         self.both.round(record);
         self.steps.borrow_mut().add(record);
     }
 
-    fn decision(&mut self, record: &DecisionRecord) {
-        self.both.decision(record);
-    }
+    hand_on!(both);
 }

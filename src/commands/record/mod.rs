@@ -14,6 +14,7 @@ use specrouter_engine::settings::{Device, Dtype};
 use specrouter_engine::stopwatch::Stopwatch;
 use specrouter_reports::{ArmResult, Report, SeedSummary};
 use specrouter_routing::profile::{PassCosts, Table, TableRow};
+use specrouter_traces::Member;
 
 use crate::args::{Format, RecordArgs};
 use crate::commands::run::{on_interrupt, progress};
@@ -39,6 +40,7 @@ pub fn run(args: &RecordArgs) -> Result<(), Failure> {
     let mut models = open(&recording)?;
     let belief = belief(&recording, &mut models, &stop)?;
     let device = device(&recording, threads);
+    let members = members(&recording)?;
 
     // Seed by seed, so that the machine's moods meet every arm alike.
     let jobs = recording.seeds.len() * recording.arms.len();
@@ -53,6 +55,7 @@ pub fn run(args: &RecordArgs) -> Result<(), Failure> {
                 belief: Arc::clone(&belief),
                 bar: &bar,
                 stop: &stop,
+                members: &members,
                 device: &device,
                 first: index == 0,
             };
@@ -103,7 +106,17 @@ fn sets(args: &RecordArgs) -> Vec<String> {
     });
     sets.extend(dtype.map(|dtype| format!("engine.dtype={dtype}")));
     sets.extend(args.no_texts.then(|| "output.texts=false".to_owned()));
+    sets.extend(args.no_prompts.then(|| "output.prompts=false".to_owned()));
     sets
+}
+
+/// The pool's models as a trace names them.
+fn members(recording: &Recording) -> anyhow::Result<Vec<Member>> {
+    let member = |member: &scenario::Member| {
+        let weights_fnv1a = member.folder.as_deref().map(files::weights_digest).transpose()?;
+        Ok(Member { spec: member.spec.clone(), weights_fnv1a })
+    };
+    recording.members.iter().map(member).collect()
 }
 
 /// Opens the pool's models.

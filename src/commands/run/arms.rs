@@ -6,9 +6,13 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use anyhow::Context;
 use specrouter_reports::{Collector, Facts, Keep, SeedResult, SeedSummary};
+use specrouter_routing::hand_on;
+use specrouter_routing::luck::Luck;
+use specrouter_routing::record::{RequestRecord, RoundRecord, Sink, Status, Wants};
 use specrouter_routing::workload::Workload;
+use specrouter_sim::acceptance::Source;
 use specrouter_sim::drive::Ended;
-use specrouter_traces::{Run, Tables, TraceWriter};
+use specrouter_traces::{Member, Mode, Run, Tables, TraceWriter};
 
 use super::progress::Bar;
 use crate::keep::{Both, folder};
@@ -103,13 +107,25 @@ fn run_one(
             scenario: scenario.resolved_text()?,
             seed,
             policy: arm.name.clone(),
-            pool: pool.clone(),
+            models: members(scenario, arm),
             classes: classes.clone(),
             device: format!("simulated {}", scenario.hardware.label()),
+            decoding: scenario.raw.decoding(),
+            mode: Mode::Simulated,
+            kv_tokens: scenario.kv_tokens,
+            users: workload.users(),
         };
         Some(TraceWriter::create(&folder, tables, run)?)
     };
-    let mut sink = Both { collector, writer };
+    // Scores are of the whole pool: an arm that hosts less of it has none.
+    let scores = tables == Tables::Full && arm.members.len() == scenario.pool.len();
+    let both = Both { collector, writer };
+    let mut sink = Scoring {
+        both,
+        source: scores.then_some(&*scenario.acceptance),
+        luck: Luck::new(seed),
+        models: pool.len(),
+    };
     let mut told = 0;
     let run = simulate(scenario, arm, workload, seed, &mut sink, &mut |progress| {
         bar.advance(progress.ended - told, progress.events);
@@ -119,12 +135,13 @@ fn run_one(
     let run = run.with_context(|| format!("{}, seed {seed}", arm.name))?;
     bar.job_done(workload.size().requests.saturating_sub(told));
     if run.ended == Ended::Interrupted {
-        if sink.writer.is_some() {
+        if sink.both.writer.is_some() {
             // What was cut off is no trace of anything.
             let _ = std::fs::remove_dir_all(&folder);
         }
         return Ok(None);
     }
+    let sink = sink.both;
     if let Some(writer) = sink.writer {
         writer.finish()?;
     }
@@ -149,4 +166,39 @@ fn run_one(
             * u64::from(raw.replicas),
     };
     Ok(Some(Done { summary: result.reduce(&Facts { pool, classes }), extrapolations: run.extrapolations }))
+}
+
+/// The models that an arm hosts, as a trace names them.
+fn members(scenario: &Scenario, arm: &scenario::Arm) -> Vec<Member> {
+    let member = |&index: &usize| Member { spec: scenario.pool[index].clone(), weights_fnv1a: None };
+    arm.members.iter().map(member).collect()
+}
+
+/// Adds to a finished request what its acceptance source says of every position.
+struct Scoring<'a> {
+    both: Both,
+    source: Option<&'a Source>,
+    luck: Luck,
+    models: usize,
+}
+
+impl Sink for Scoring<'_> {
+    fn wants(&self) -> Wants {
+        self.both.wants()
+    }
+
+    fn request(&mut self, record: &RequestRecord) {
+        self.both.request(record);
+        if let Some(source) = self.source
+            && record.status == Status::Finished
+        {
+            source.score(self.luck, record, self.models, |token| self.both.token(token));
+        }
+    }
+
+    fn round(&mut self, record: &RoundRecord) {
+        self.both.round(record);
+    }
+
+    hand_on!(both);
 }

@@ -4,7 +4,8 @@ use std::path::PathBuf;
 
 use polars::prelude::{
     BooleanChunked, BooleanChunkedBuilder, ChunkedBuilder, Column, DataFrame, DataType, Float32Type,
-    IntoColumn, PrimitiveChunkedBuilder, StringChunkedBuilder, UInt32Type, UInt64Type,
+    IntoColumn, ListBuilderTrait, ListPrimitiveChunkedBuilder, PrimitiveChunkedBuilder, StringChunkedBuilder,
+    UInt32Type, UInt64Type,
 };
 
 use crate::error::TraceError;
@@ -25,6 +26,8 @@ enum Builder {
     F32(PrimitiveChunkedBuilder<Float32Type>),
     Bool(BooleanChunkedBuilder),
     Text(StringChunkedBuilder),
+    U32s(ListPrimitiveChunkedBuilder<UInt32Type>),
+    F32s(ListPrimitiveChunkedBuilder<Float32Type>),
 }
 
 impl Builder {
@@ -36,6 +39,12 @@ impl Builder {
             Kind::F32 => Self::F32(PrimitiveChunkedBuilder::new(name, capacity)),
             Kind::Bool => Self::Bool(BooleanChunkedBuilder::new(name, capacity)),
             Kind::Text => Self::Text(StringChunkedBuilder::new(name, capacity)),
+            Kind::U32s => {
+                Self::U32s(ListPrimitiveChunkedBuilder::new(name, capacity, 8 * capacity, DataType::UInt32))
+            }
+            Kind::F32s => {
+                Self::F32s(ListPrimitiveChunkedBuilder::new(name, capacity, 8 * capacity, DataType::Float32))
+            }
         }
     }
 
@@ -46,6 +55,8 @@ impl Builder {
             Self::F32(b) => b.finish().into_column(),
             Self::Bool(b) => b.finish().into_column(),
             Self::Text(b) => b.finish().into_column(),
+            Self::U32s(mut b) => b.finish().into_column(),
+            Self::F32s(mut b) => b.finish().into_column(),
         }
     }
 }
@@ -116,6 +127,30 @@ impl Cells {
         /// A text cell.
         text, Text, &str, |b, value| b.append_value(value)
     );
+    put!(
+        /// An `f32` cell.
+        f32, F32, f32, |b, value| b.append_value(value)
+    );
+    put!(
+        /// A `u32` cell that may be null.
+        u32_or_null, U32, Option<u32>, |b, value| b.append_option(value)
+    );
+    put!(
+        /// A list of `u32`, or null.
+        u32s_or_null, U32s, Option<&[u32]>, |b, values| b.append_opt_slice(values)
+    );
+    put!(
+        /// A list of `u32` whose elements may be null.
+        u32_options, U32s, &[Option<u32>], |b, values| b.append_iter(values.iter().copied())
+    );
+    put!(
+        /// A list of `f32`.
+        f32s, F32s, &[f32], |b, values| b.append_slice(values)
+    );
+    put!(
+        /// A list of `f32` whose elements may be null.
+        f32_options, F32s, &[Option<f32>], |b, values| b.append_iter(values.iter().copied())
+    );
 }
 
 /// Rows as they were read, with the file they are from.
@@ -124,6 +159,42 @@ pub(crate) struct Frame {
     pub(crate) path: PathBuf,
     /// Its rows.
     pub(crate) frame: DataFrame,
+}
+
+/// A column of lists, its elements one after the other.
+pub(crate) struct Lists<T> {
+    values: Vec<Option<T>>,
+    /// Where each row's elements end; `None` where the row is null.
+    ends: Vec<(usize, bool)>,
+}
+
+impl<T: Copy> Lists<T> {
+    /// A row's elements; `None` where it is null.
+    pub(crate) fn row(&self, row: usize) -> Option<&[Option<T>]> {
+        let start = row.checked_sub(1).map_or(0, |before| self.ends[before].0);
+        let (end, null) = self.ends[row];
+        (!null).then(|| &self.values[start..end])
+    }
+}
+
+/// Defines how a column of lists is read.
+macro_rules! get_lists {
+    ($(#[$doc:meta])* $name:ident, $method:ident, $kind:expr, $type:ty) => {
+        $(#[$doc])*
+        pub(crate) fn $name(&self, name: &'static str) -> Result<Lists<$type>, TraceError> {
+            let bad = |source| TraceError::Read { path: self.path.clone(), source };
+            let column = self.column(name, $kind)?.list().map_err(bad)?;
+            let mut lists = Lists { values: Vec::new(), ends: Vec::with_capacity(column.len()) };
+            for row in column.amortized_iter() {
+                match &row {
+                    Some(row) => lists.values.extend(row.as_ref().$method().map_err(bad)?.iter()),
+                    None => {}
+                }
+                lists.ends.push((lists.values.len(), row.is_none()));
+            }
+            Ok(lists)
+        }
+    };
 }
 
 /// Defines how a column of one kind is read, null where a cell is.
@@ -152,7 +223,18 @@ impl Frame {
         /// An `f32` column.
         f32s_or_null, f32, Kind::F32, f32
     );
-    get!(u32s_or_null, u32, Kind::U32, u32);
+    get!(
+        /// A `u32` column.
+        u32s_or_null, u32, Kind::U32, u32
+    );
+    get_lists!(
+        /// A column of lists of `u32`.
+        lists_of_u32, u32, Kind::U32s, u32
+    );
+    get_lists!(
+        /// A column of lists of `f32`.
+        lists_of_f32, f32, Kind::F32s, f32
+    );
 
     /// A `bool` column.
     pub(crate) fn bools_or_null(&self, name: &'static str) -> Result<Vec<Option<bool>>, TraceError> {
@@ -171,6 +253,16 @@ impl Frame {
     /// A `u64` column without nulls.
     pub(crate) fn u64s(&self, name: &'static str) -> Result<Vec<u64>, TraceError> {
         self.whole(name, "a u64", self.u64s_or_null(name)?)
+    }
+
+    /// An `f32` column without nulls.
+    pub(crate) fn f32s(&self, name: &'static str) -> Result<Vec<f32>, TraceError> {
+        self.whole(name, "an f32", self.f32s_or_null(name)?)
+    }
+
+    /// A `bool` column without nulls.
+    pub(crate) fn bools(&self, name: &'static str) -> Result<Vec<bool>, TraceError> {
+        self.whole(name, "true or false", self.bools_or_null(name)?)
     }
 
     /// A `u32` column without nulls, each value in the range of `T`.

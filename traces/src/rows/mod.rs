@@ -2,6 +2,7 @@
 
 mod columns;
 mod plan;
+mod text;
 
 pub(crate) use columns::{Cells, Frame};
 
@@ -10,6 +11,7 @@ use specrouter_routing::profile::PassShape;
 use specrouter_routing::record::{
     DecisionRecord, PassRecord, Prediction, RequestRecord, RoundRecord, Status, Verdict, VerificationRecord,
 };
+use specrouter_routing::slo::Slo;
 use specrouter_routing::units::{Span, Time};
 
 use crate::error::TraceError;
@@ -42,6 +44,9 @@ impl Row for RequestRecord {
         cells.u32(self.prompt_tokens);
         cells.u32(self.output_tokens);
         cells.u32(self.limit);
+        cells.u32(u32::from(self.priority));
+        cells.u64_or_null(self.slo.ttft.map(Span::nanos));
+        cells.u64_or_null(self.slo.tpot.map(Span::nanos));
         cells.u32(self.rounds);
         cells.u32(self.preemptions);
         cells.bool_or_null(self.slo_met);
@@ -54,6 +59,8 @@ impl Row for RequestRecord {
         let (first, last) = (frame.u64s_or_null("first_token_ns")?, frame.u64s_or_null("last_token_ns")?);
         let (prompt, output) = (frame.u32s("prompt_tokens")?, frame.u32s("output_tokens")?);
         let (limit, rounds) = (frame.u32s("limit_tokens")?, frame.u32s("rounds")?);
+        let priority = frame.narrow::<u8>("priority")?;
+        let (ttft, tpot) = (frame.u64s_or_null("slo_ttft_ns")?, frame.u64s_or_null("slo_tpot_ns")?);
         let (preemptions, slo_met) = (frame.u32s("preemptions")?, frame.bools_or_null("slo_met")?);
         let all = [Status::Finished, Status::Running, Status::Waiting, Status::TooLong];
         let status = frame.words("status", &all, Status::as_str, "finished, running, waiting or too_long")?;
@@ -67,6 +74,8 @@ impl Row for RequestRecord {
             prompt_tokens: prompt[i],
             output_tokens: output[i],
             limit: limit[i],
+            priority: priority[i],
+            slo: Slo { ttft: ttft[i].map(Span::from_nanos), tpot: tpot[i].map(Span::from_nanos) },
             rounds: rounds[i],
             preemptions: preemptions[i],
             slo_met: slo_met[i],
