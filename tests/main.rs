@@ -11,6 +11,8 @@ mod floors;
 mod program;
 #[cfg(feature = "engine")]
 mod record;
+#[cfg(feature = "engine")]
+mod replay;
 mod run;
 #[cfg(feature = "engine")]
 mod selfcheck;

@@ -13,7 +13,8 @@ use specrouter_engine::decoder::Decoder;
 use specrouter_engine::level::LevelModel;
 use specrouter_engine::sampling::Sampling;
 use specrouter_engine::selfcheck::cells::{Cell, Factors};
-use specrouter_engine::selfcheck::policies::{Always, EveryRound};
+pub(crate) use specrouter_engine::selfcheck::policies::Always;
+use specrouter_engine::selfcheck::policies::EveryRound;
 use specrouter_engine::selfcheck::{Counting, Task, nested_pool, random_tasks};
 use specrouter_engine::settings::Dtype;
 use specrouter_engine::verify::Verify;
@@ -67,7 +68,7 @@ struct Event {
 
 /// What a backend saw.
 #[derive(Default)]
-struct Log {
+pub(crate) struct Log {
     passes: Vec<Passed>,
     told: Vec<Told>,
     /// By request, in order.
@@ -212,10 +213,10 @@ impl Backend for Recorded {
 /// What the loop itself recorded. Who waits and runs at a pass's end depends on when a driver looks for arrivals:
 /// the simulator's are there at once, the engine's after the pass.
 #[derive(Default, PartialEq)]
-struct Rows {
+pub(crate) struct Rows {
     passes: Vec<(u64, ModelId, Time, Span, PassShape)>,
-    verifications: Vec<VerificationRecord>,
-    rounds: Vec<RoundRecord>,
+    pub(crate) verifications: Vec<VerificationRecord>,
+    pub(crate) rounds: Vec<RoundRecord>,
     decisions: Vec<DecisionRecord>,
     requests: Vec<RequestRecord>,
 }
@@ -243,18 +244,18 @@ impl Sink for Rows {
 
 /// What is served, and how.
 #[derive(Clone)]
-struct World {
-    tasks: Vec<Task>,
-    sampling: Sampling,
-    verify: Verify,
-    batch: u32,
-    kv_tokens: u64,
+pub(crate) struct World {
+    pub(crate) tasks: Vec<Task>,
+    pub(crate) sampling: Sampling,
+    pub(crate) verify: Verify,
+    pub(crate) batch: u32,
+    pub(crate) kv_tokens: u64,
     /// Time between arrivals.
-    every: Span,
+    pub(crate) every: Span,
 }
 
 impl World {
-    fn new(requests: usize) -> Self {
+    pub(crate) fn new(requests: usize) -> Self {
         Self {
             tasks: random_tasks(256, requests, 8),
             sampling: Sampling::new(0.9, None, Some(0.95)).unwrap(),
@@ -265,7 +266,7 @@ impl World {
         }
     }
 
-    fn requests(&self) -> impl Iterator<Item = Request> {
+    pub(crate) fn requests(&self) -> impl Iterator<Item = Request> {
         let request = |(id, task): (usize, &Task)| Request {
             id: RequestId(id as u64),
             class: ClassId(0),
@@ -280,7 +281,7 @@ impl World {
         self.tasks.iter().enumerate().map(request).collect::<Vec<_>>().into_iter()
     }
 
-    fn replica(&self, policy: Box<dyn Policy>) -> Replica {
+    pub(crate) fn replica(&self, policy: Box<dyn Policy>) -> Replica {
         let limits = Limits {
             max_running: self.batch,
             token_budget: 64,
@@ -294,7 +295,7 @@ impl World {
     }
 
     /// Serves for real. Arrivals are looked for between passes, as the engine's own loop does.
-    fn engine(&self, policy: Box<dyn Policy>) -> (Rows, Log, BTreeMap<RequestId, Finished>) {
+    pub(crate) fn engine(&self, policy: Box<dyn Policy>) -> (Rows, Log, BTreeMap<RequestId, Finished>) {
         let models = nested_pool(6, (0.3, 0.2), Dtype::F32, self.kv_tokens).unwrap();
         let inner = EngineBackend::new(models, self.verify, Luck::new(4), Counting::default()).unwrap();
         let mut backend = Recorder { inner, log: Log::default() };
@@ -372,27 +373,27 @@ impl Drop for Returned {
     }
 }
 
-fn plan(models: &[u8], windows: &[u32]) -> ChainPlan {
+pub(crate) fn plan(models: &[u8], windows: &[u32]) -> ChainPlan {
     ChainPlan::new(&models.iter().map(|&m| ModelId(m)).collect::<Vec<_>>(), windows).unwrap()
 }
 
 /// A policy of the product by its configuration.
-fn product(config: &str) -> Box<dyn Policy> {
+pub(crate) fn product(config: &str) -> Box<dyn Policy> {
     let names: Vec<String> = (0..3).map(|m| format!("m{m}")).collect();
     let pool = PolicyPool { names: &names, candidates: Candidates::all(3), max_block: 16 };
     serde_json::from_str::<PolicyConfig>(config).unwrap().build(&pool).unwrap()
 }
 
-fn switching() -> Box<dyn Policy> {
+pub(crate) fn switching() -> Box<dyn Policy> {
     let factors = Factors::new(vec![String::new()], 3, (0.15, 3.5));
     let cell = Cell([0, 3, 2, 0, 0, 0, 0, 2]);
     Box::new(EveryRound::new(factors.plan(&cell), &factors.plans(&cell), 12))
 }
 
 /// Makes a policy, as often as it is asked for.
-type Make = fn() -> Box<dyn Policy>;
+pub(crate) type Make = fn() -> Box<dyn Policy>;
 
-fn policies() -> Vec<(&'static str, Make)> {
+pub(crate) fn policies() -> Vec<(&'static str, Make)> {
     vec![
         ("target alone", || Box::new(Always(plan(&[2], &[])))),
         ("two levels", || Box::new(Always(plan(&[0, 2], &[5])))),

@@ -5,6 +5,7 @@ mod batch_table;
 mod config;
 mod contract;
 mod goodput;
+mod logged;
 pub mod maths;
 pub mod price;
 pub mod search;
@@ -19,5 +20,6 @@ pub use config::{
 };
 pub use contract::{Needs, PairReport, PassReport, Plan, PlanError, Planned, Policy, Probe, RowReport};
 pub use goodput::{Goodput, GoodputParameters};
+pub use logged::Logged;
 pub use specrouter::{SpecRouter, SpecRouterParameters};
 pub use static_chain::StaticChain;

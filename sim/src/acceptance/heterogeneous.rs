@@ -332,7 +332,7 @@ impl Law for Heterogeneous {
     }
 
     #[inline]
-    fn leaving(&self, walk: &Walk<'_>, pair: Pair, off: &mut OffPath<'_>) -> u8 {
+    fn leaving(&self, walk: &Walk<'_>, _: Option<u32>, pair: Pair, off: &mut OffPath<'_>) -> u8 {
         self.system(walk).parting[pair.drafter.index() * MOST_MODELS + pair.verifier.index()]
             .draw(off.uniform())
     }

@@ -128,8 +128,9 @@ pub(crate) trait Law {
         off: &mut OffPath<'_>,
     ) -> Self::Scene;
 
-    /// The draw that goes on below a drafter that has just left its verifier's text.
-    fn leaving(&self, walk: &Walk<'_>, pair: Pair, off: &mut OffPath<'_>) -> Self::Scene;
+    /// The draw that goes on below a drafter that has just left its verifier's text; `at` is the position, where
+    /// the text before it is the one that will be committed.
+    fn leaving(&self, walk: &Walk<'_>, at: Option<u32>, pair: Pair, off: &mut OffPath<'_>) -> Self::Scene;
 
     /// Off the path: does the verifier keep the drafter's token.
     fn keeps_off(&self, scene: Self::Scene, walk: &Walk<'_>, pair: Pair, off: &mut OffPath<'_>) -> bool;

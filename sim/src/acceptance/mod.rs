@@ -7,6 +7,7 @@ mod heterogeneous;
 pub(crate) mod law;
 pub(crate) mod path;
 mod position;
+mod recorded;
 mod set_system;
 pub mod signals;
 pub mod statistics;
@@ -22,6 +23,7 @@ pub use config::{AcceptanceConfig, AcceptanceError, HeterogeneousConfig, Pairs, 
 pub use constant::Constant;
 pub use heterogeneous::Heterogeneous;
 pub use position::PerPosition;
+pub use recorded::{Recorded, RecordedError};
 
 use constant::{Matrix, ordered_pairs};
 use heterogeneous::Settings;
@@ -37,6 +39,8 @@ pub enum Source {
     PerPosition(PerPosition),
     /// The set system.
     Heterogeneous(Heterogeneous),
+    /// Recorded texts.
+    Recorded(Recorded),
 }
 
 /// Runs `$body` with `$law` bound to the source's law.
@@ -46,6 +50,7 @@ macro_rules! with_law {
             $crate::acceptance::Source::Constant($law) => $body,
             $crate::acceptance::Source::PerPosition($law) => $body,
             $crate::acceptance::Source::Heterogeneous($law) => $body,
+            $crate::acceptance::Source::Recorded($law) => $body,
         }
     };
 }
@@ -104,13 +109,14 @@ impl Source {
             Self::Constant(source) => source.rate(drafter, verifier),
             Self::PerPosition(source) => source.mean(drafter, verifier),
             Self::Heterogeneous(source) => source.rate(class.index(), drafter, verifier),
+            Self::Recorded(source) => source.mean(drafter, verifier),
         }
     }
 
-    /// Standard deviation across requests of the pair's mean acceptance.
+    /// Standard deviation across requests of the pair's mean acceptance; 0 for recorded texts, which are what they are.
     pub fn request_spread(&self, class: ClassId, drafter: ModelId, verifier: ModelId) -> f64 {
         match self {
-            Self::Constant(_) | Self::PerPosition(_) => 0.0,
+            Self::Constant(_) | Self::PerPosition(_) | Self::Recorded(_) => 0.0,
             Self::Heterogeneous(source) => source.request_spread(class.index(), drafter, verifier),
         }
     }
@@ -155,6 +161,9 @@ impl Source {
 
     /// The confidence signal of a draft at an output position.
     pub(crate) fn signal(&self, coins: &Coins, sequence: &Sequence, position: u32, pair: Pair) -> Signal {
+        if let Self::Recorded(source) = self {
+            return source.signal(sequence.request, position, pair.drafter);
+        }
         let mut walk = Walk::new(coins, sequence);
         let latent = with_law!(self, law => law.score(&mut walk, position));
         let mean = self.mean_acceptance(ClassId(sequence.class), pair.drafter, pair.verifier);

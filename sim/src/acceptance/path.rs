@@ -173,7 +173,7 @@ impl Path {
                 self.left[level] = position;
                 on_path = false;
                 if level > lowest {
-                    scene = law.leaving(walk, pair, &mut off);
+                    scene = law.leaving(walk, holder.is_none().then_some(position), pair, &mut off);
                 }
             }
         }

@@ -57,7 +57,7 @@ impl Law for PerPosition {
     fn beyond(&self, _: &mut Walk<'_>, _: u32, _: ModelId, _: &mut OffPath<'_>) {}
 
     #[inline]
-    fn leaving(&self, _: &Walk<'_>, _: Pair, _: &mut OffPath<'_>) {}
+    fn leaving(&self, _: &Walk<'_>, _: Option<u32>, _: Pair, _: &mut OffPath<'_>) {}
 
     #[inline]
     fn keeps_off(&self, (): (), _: &Walk<'_>, pair: Pair, off: &mut OffPath<'_>) -> bool {
