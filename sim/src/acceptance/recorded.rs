@@ -241,6 +241,12 @@ impl Recorded {
     }
 }
 
+/// min(1, q / p) of a committed token, from the logarithms of both: the chance that the drafter's token was that one and
+/// was kept, given that it is what the verifier's level came to.
+fn chance(drafter: f64, verifier: f64) -> f64 {
+    if drafter >= verifier { 1.0 } else { libm::exp(drafter - verifier) }
+}
+
 impl Law for Recorded {
     type Scene = Scene;
 
@@ -259,9 +265,7 @@ impl Law for Recorded {
         let p = &self.log_probabilities[row * self.models..][..self.models];
         let (low, high) = (p[pair.drafter.index()], p[pair.verifier.index()]);
         // The verifier stands on this token, so its own probability is not 0.
-        low >= high
-            || walk.coins.on_path(request, position, pair.verifier.0)
-                < libm::exp(f64::from(low) - f64::from(high))
+        walk.coins.on_path(request, position, pair.verifier.0) < chance(f64::from(low), f64::from(high))
     }
 
     #[inline]
@@ -301,3 +305,7 @@ impl Law for Recorded {
         f64::from(self.overlaps[row * self.pair_count() + self.pair(pair)])
     }
 }
+
+#[cfg(test)]
+#[path = "recorded_tests.rs"]
+mod tests;
