@@ -9,6 +9,7 @@ mod pool;
 mod raw;
 #[cfg(feature = "engine")]
 mod recording;
+mod replayed;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -27,6 +28,7 @@ pub use costs::Costs;
 pub use raw::{Admission, RawScenario, Sampling, Tables, Verify};
 #[cfg(feature = "engine")]
 pub use recording::{Member, Recording, resolve_recording};
+pub use replayed::{Asked, Replayed, default_name, resolve_replay};
 
 use crate::catalog::{self, CatalogError};
 use crate::workload_file;
