@@ -37,6 +37,8 @@ pub enum Command {
     #[cfg(feature = "engine")]
     #[command(after_long_help = SELFCHECK)]
     Selfcheck(SelfcheckArgs),
+    /// Fit what a simulation needs to know to traces: pass times and acceptance, with a report of the fit.
+    Calibrate(CalibrateArgs),
     /// Verify a recorded trace, or score one whose recording was killed.
     #[command(subcommand)]
     Trace(TraceCommand),
@@ -81,6 +83,30 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t)]
     pub format: Format,
     /// No progress and no notes on stderr.
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Arguments of `calibrate`.
+#[derive(Debug, Args)]
+pub struct CalibrateArgs {
+    /// Folders of traces, or of runs with all of their arms.
+    #[arg(value_name = "TRACE", required_unless_present_any = ["from_table", "from_rounds"])]
+    pub traces: Vec<PathBuf>,
+    /// Step costs measured elsewhere: a CSV file of model, rows, new_tokens, context_tokens, seconds.
+    #[arg(long, value_name = "CSV")]
+    pub from_table: Option<PathBuf>,
+    /// Accepted lengths of another engine, a row a round: a CSV file of drafter, verifier, drafted, accepted
+    /// and, where known, class and request.
+    #[arg(long, value_name = "CSV")]
+    pub from_rounds: Option<PathBuf>,
+    /// Write profile.yaml, its table, fit.html and plots into this folder; out/profile by default.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// What goes to stdout.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+    /// No notes on stderr.
     #[arg(short, long)]
     pub quiet: bool,
 }

@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         Command::Profile(args) => commands::profile::run(&args),
         #[cfg(feature = "engine")]
         Command::Selfcheck(args) => commands::selfcheck::run(&args),
+        Command::Calibrate(args) => commands::calibrate::run(&args),
         Command::Trace(args) => commands::trace::run(&args),
         Command::Policies(args) => commands::policies::run(&args),
         Command::Hardware(args) => commands::hardware::run(&args),

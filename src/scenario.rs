@@ -6,6 +6,7 @@ mod arms;
 mod costs;
 mod folder;
 mod pool;
+pub mod profile;
 mod raw;
 #[cfg(feature = "engine")]
 mod recording;
@@ -24,8 +25,8 @@ use specrouter_sim::acceptance::Source;
 use specrouter_sim::cost::CostError;
 
 pub use arms::Arm;
-pub use costs::Costs;
-pub use raw::{Admission, RawScenario, Sampling, Tables, Verify};
+pub use costs::{Costs, read_table};
+pub use raw::{Admission, CostsRef, RawScenario, Sampling, Tables, Verify};
 #[cfg(feature = "engine")]
 pub use recording::{Member, Recording, resolve_recording};
 pub use replayed::{Asked, Replayed, default_name, resolve_replay};
@@ -136,21 +137,20 @@ pub fn resolve(name: &str, sets: &[String]) -> Result<Scenario, ScenarioError> {
     within(&document, "tensor_parallel", raw.tensor_parallel, 1, MOST_DEVICES)?;
     check_sampling(&raw, &document)?;
     let pool = pool::resolve(&raw.pool, &document, &paths)?;
-    let Some(written) = &raw.hardware else {
-        return Err(document.error("", "hardware is missing: `run` simulates and must know what passes cost; a scenario with `engine` is for `specrouter record`").into());
+    let calibrated = profile::Read::named(raw.profile.as_ref(), &document, &paths)?;
+    let hardware = match (&raw.hardware, &calibrated) {
+        (Some(written), _) => costs::hardware(written, &pool, &document, &paths)?,
+        (None, Some(calibrated)) => calibrated.costs(&pool)?,
+        (None, None) => return Err(document.error("", "hardware is missing: `run` simulates and must know what passes cost; a scenario with `engine` is for `specrouter record`").into()),
     };
-    let hardware = costs::hardware(written, &pool, &document, &paths)?;
     let profile = costs::profile(raw.profile.as_ref(), &hardware, &pool, &document, &paths)?;
-    let kv_tokens = kv_tokens(&raw, &pool, &hardware, &document)?;
+    let measured_kv = calibrated.as_ref().and_then(profile::Read::kv_tokens);
+    let kv_tokens = kv_tokens(&raw, &pool, &hardware, measured_kv, &document)?;
     let limits = limits(&raw, &pool, kv_tokens, &document)?;
     let slo = raw.slo.unwrap_or_default().resolve(Slo::default()).map_err(|e| document.error("slo", e))?;
     let workload = workload(&mut raw, &limits, slo, &document, &paths)?;
     let classes: Vec<String> = workload.classes().iter().map(|class| class.name.clone()).collect();
-    let Some(written) = &raw.acceptance else {
-        let message = "acceptance is missing: say how often each model keeps what another proposed";
-        return Err(document.error("", message).into());
-    };
-    let acceptance = Source::resolve(written, &pool, &classes).map_err(|e| document.complaint(e))?;
+    let acceptance = acceptance(&raw, calibrated.as_ref(), &pool, &classes, &document)?;
     let arms = arms::resolve(&raw.policies, &pool, limits.max_block, &document)?;
     let loads = loads(&raw, &document)?;
     Ok(Scenario {
@@ -263,10 +263,31 @@ fn check_sampling(raw: &RawScenario, document: &Document) -> Result<(), Scenario
     }
 }
 
+/// The scenario's own acceptance, or what its profile measured.
+fn acceptance(
+    raw: &RawScenario,
+    calibrated: Option<&profile::Read>,
+    pool: &[ModelSpec],
+    classes: &[String],
+    document: &Document,
+) -> Result<Source, ScenarioError> {
+    if let Some(written) = &raw.acceptance {
+        return Source::resolve(written, pool, classes).map_err(|e| document.complaint(e).into());
+    }
+    if let Some(calibrated) = calibrated
+        && let Some(measured) = calibrated.acceptance(pool, classes)
+    {
+        return Source::resolve(&measured, pool, classes).map_err(|e| calibrated.complaint(e));
+    }
+    let message = "acceptance is missing: say how often each model keeps what another proposed";
+    Err(document.error("", message).into())
+}
+
 fn kv_tokens(
     raw: &RawScenario,
     pool: &[ModelSpec],
     hardware: &Costs,
+    measured: Option<u64>,
     document: &Document,
 ) -> Result<u64, ScenarioError> {
     let fraction = raw.limits.memory_fraction;
@@ -279,7 +300,7 @@ fn kv_tokens(
         CostError::TensorParallel { .. } => document.complaint(&e),
         _ => document.error("hardware", &e),
     })?;
-    raw.limits.kv_tokens.or(sized).ok_or_else(|| {
+    raw.limits.kv_tokens.or(sized).or(measured).ok_or_else(|| {
         let message = "hardware given as a table or linear terms has no memory to size: say how many tokens of KV cache each model has";
         document.error("limits.kv_tokens", message).into()
     })

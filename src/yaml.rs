@@ -61,6 +61,11 @@ impl Document {
         matches!(self.nearest(path), (node, "") if matches!(node.place, Place::Set(_)))
     }
 
+    /// Was anything written at `path`?
+    pub fn has(&self, path: &str) -> bool {
+        self.nearest(path).1.is_empty()
+    }
+
     /// An error about the value at `path` (`policies[0].static`), or about the nearest one above it that
     /// was written.
     pub fn error(&self, path: &str, message: impl std::fmt::Display) -> YamlError {

@@ -9,6 +9,7 @@
 pub mod collect;
 pub mod compare;
 mod distribution;
+pub mod fit;
 mod html;
 mod numbers;
 pub mod plot;

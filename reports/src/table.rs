@@ -211,7 +211,7 @@ pub(crate) fn effect(c: &Comparison) -> String {
 }
 
 /// Columns two spaces apart, right-aligned but for those in `left`.
-fn aligned(rows: &[Vec<String>], left: &[usize]) -> String {
+pub(crate) fn aligned(rows: &[Vec<String>], left: &[usize]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |c: usize| rows.iter().filter_map(|r| r.get(c)).map(|s| s.chars().count()).max().unwrap_or(0);
     let widths: Vec<usize> = (0..columns).map(width).collect();

@@ -1,5 +1,9 @@
 //! Raw evidence of acceptance, and the estimators that read it.
 
+mod clustered;
+
+pub use clustered::{ClusteredMean, Share};
+
 use crate::chain::MAX_MODELS;
 use crate::ids::ModelId;
 

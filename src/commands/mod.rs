@@ -1,5 +1,6 @@
 //! One file per subcommand; each answers `Result<(), Failure>` and prints its result on stdout.
 
+pub mod calibrate;
 pub mod completions;
 pub mod dry_run;
 #[cfg(feature = "engine")]

@@ -1,6 +1,6 @@
 //! Where pass times come from: the catalog, a measured table, linear terms; and what policies know.
 
-use std::io::Read;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,6 +10,7 @@ use specrouter_routing::profile::{
 };
 use specrouter_sim::cost::{CostError, CostModel, HardwareSpec};
 
+use super::profile::Read;
 use super::raw::CostsRef;
 use super::{Paths, ScenarioError};
 use crate::catalog;
@@ -143,6 +144,9 @@ pub(super) fn known(
             let source = catalog::file("profile", &path).map_err(|e| document.error(place, e))?;
             let inner = source.document()?;
             let folder = source.folder.clone();
+            if let Some(profile) = Read::of(&inner, folder.as_deref())? {
+                return profile.costs(pool);
+            }
             let inner_paths = Paths { document: &inner, folder: folder.as_deref() };
             match inner.read::<CostsRef>()? {
                 CostsRef::Named(_) => {
@@ -159,7 +163,11 @@ pub(super) fn known(
     }
 }
 
-fn measured(
+/// Resolves a table or linear terms, written at `place`.
+///
+/// # Errors
+/// As [`hardware`].
+pub(super) fn measured(
     place: &str,
     costs: &CostsRef,
     pool: &[ModelSpec],
@@ -198,7 +206,10 @@ fn measured(
 }
 
 /// Reads measured passes: a heading and rows of model, rows, new_tokens, context_tokens, seconds.
-fn read_table(path: &PathBuf) -> Result<Vec<TableRow>, ScenarioError> {
+///
+/// # Errors
+/// [`ScenarioError::File`], naming the line and the column.
+pub fn read_table(path: &PathBuf) -> Result<Vec<TableRow>, ScenarioError> {
     let refuse = |reason: String| ScenarioError::File { path: path.clone(), reason };
     let mut text = String::new();
     std::fs::File::open(path)

@@ -5,6 +5,7 @@
 //! memory does not grow with the run; [`Trace`] reads them back. This crate is the one home of
 //! polars.
 
+pub mod calibrate;
 mod check;
 mod error;
 mod manifest;

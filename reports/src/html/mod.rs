@@ -28,14 +28,19 @@ pub(crate) fn page(report: &Report) -> Result<String, ReportError> {
     body += &notes(report);
     body += &definitions();
     body += &reproduce(report, &arms);
-    Ok(format!(
+    Ok(shell(title, &body))
+}
+
+/// A whole page around `body`.
+pub(crate) fn shell(title: &str, body: &str) -> String {
+    format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n<title>{}</title>\n\
          <style>\n{}{STYLE}body{{font-family:{}}}\n</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n",
         escape(title),
         plot::VARIABLES,
         plot::FONT
-    ))
+    )
 }
 
 /// Text that stands for itself in HTML, attributes included.
@@ -54,7 +59,7 @@ pub(crate) fn escape(text: &str) -> String {
     out
 }
 
-fn section(title: &str, body: &str) -> String {
+pub(crate) fn section(title: &str, body: &str) -> String {
     if body.is_empty() {
         String::new()
     } else {
@@ -68,7 +73,7 @@ fn rows(head: &[String], body: &[Vec<String>]) -> String {
 }
 
 /// A table whose first `words` columns are left-aligned.
-fn columns(head: &[String], body: &[Vec<String>], words: usize) -> String {
+pub(crate) fn columns(head: &[String], body: &[Vec<String>], words: usize) -> String {
     let cell = |tag: &str, index: usize, text: &String| {
         let class = if index < words { " class=\"word\"" } else { "" };
         format!("<{tag}{class}>{text}</{tag}>")
@@ -104,20 +109,29 @@ fn header(report: &Report, title: &str) -> String {
     if !report.pool.is_empty() && !facts.iter().any(|(name, _)| name.eq_ignore_ascii_case("pool")) {
         facts.insert(0, ("pool".into(), report.pool.join(" > ")));
     }
+    out + &list(&facts) + "</header>\n"
+}
+
+/// Facts as a list of terms.
+pub(crate) fn list(facts: &[(String, String)]) -> String {
     let item = |(name, value): &(String, String)| {
         format!("<div><dt>{}</dt><dd>{}</dd></div>\n", escape(name), escape(value))
     };
-    let items: String = facts.iter().map(item).collect();
-    out + &format!("<dl>\n{items}</dl>\n</header>\n")
+    format!("<dl>\n{}</dl>\n", facts.iter().map(item).collect::<String>())
 }
 
 fn figure(f: &Figure) -> String {
+    drawing(f.stem, f.title, &f.svg, &f.caption)
+}
+
+/// A plot with its title and its words.
+pub(crate) fn drawing(id: &str, title: &str, svg: &str, caption: &str) -> String {
     format!(
         "<figure id=\"{}\">\n<h3>{}</h3>\n{}\n<figcaption>{}</figcaption>\n</figure>\n",
-        f.stem,
-        escape(f.title),
-        f.svg.trim(),
-        escape(&f.caption)
+        escape(id),
+        escape(title),
+        svg.trim(),
+        escape(caption)
     )
 }
 

@@ -5,6 +5,7 @@ mod axes;
 mod batch;
 mod chains;
 mod effects;
+pub(crate) mod fit;
 mod latency;
 mod loads;
 mod predicted;

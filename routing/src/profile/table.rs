@@ -116,6 +116,26 @@ impl Table {
     /// # Errors
     /// [`TableError`] for numbers no pass has, a shape measured twice, a model without rows.
     pub fn new(models: &[ModelSpec], rows: &[TableRow]) -> Result<Self, TableError> {
+        Self::check(rows)?;
+        let grids = models
+            .iter()
+            .map(|model| {
+                if model.kind == ModelKind::Ngram { Ok(None) } else { Grid::new(&model.name, rows).map(Some) }
+            })
+            .collect::<Result<_, _>>()?;
+        Ok(Self { grids, extrapolations: AtomicU64::new(0) })
+    }
+
+    /// The table of one model, known by its name.
+    ///
+    /// # Errors
+    /// As [`Table::new`].
+    pub fn of_one(model: &str, rows: &[TableRow]) -> Result<Self, TableError> {
+        Self::check(rows)?;
+        Ok(Self { grids: vec![Some(Grid::new(model, rows)?)], extrapolations: AtomicU64::new(0) })
+    }
+
+    fn check(rows: &[TableRow]) -> Result<(), TableError> {
         for (row, r) in rows.iter().enumerate() {
             let wrong = |field, expected, value| Err(TableError::Value { row, field, expected, value });
             if r.rows == 0 {
@@ -131,13 +151,7 @@ impl Table {
                 return wrong("seconds", "a finite number above 0", r.seconds);
             }
         }
-        let grids = models
-            .iter()
-            .map(|model| {
-                if model.kind == ModelKind::Ngram { Ok(None) } else { Grid::new(&model.name, rows).map(Some) }
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Self { grids, extrapolations: AtomicU64::new(0) })
+        Ok(())
     }
 
     /// Seconds of a pass, and whether they lie outside what was measured.

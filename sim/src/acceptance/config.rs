@@ -206,6 +206,9 @@ pub enum AcceptanceError {
         /// What is possible.
         largest: f64,
     },
+    /// A number that was measured and is none.
+    #[error("acceptance.heterogeneous: {0}")]
+    Number(specrouter_routing::units::OutOfRange),
     /// A regime shorter than a token.
     #[error("acceptance.heterogeneous.regime.stay_tokens must be at least 1, got {0}")]
     Stay(f64),

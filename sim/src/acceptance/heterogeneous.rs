@@ -16,7 +16,7 @@ use super::signals;
 
 /// π̄ as a share of the agreement λ allows. The rest stays in λ^h, so that requests which never agree
 /// by π still accept something of everybody.
-const SHARE: f64 = 0.95;
+pub(crate) const SHARE: f64 = 0.95;
 /// What a mask says besides its members: all agree by π.
 const AGREED: u8 = 0xff;
 /// Marks the second draw of a position, for depth, in the key's place for verifiers.

@@ -3,6 +3,7 @@
 mod beta;
 mod config;
 mod constant;
+pub mod fitted;
 mod heterogeneous;
 pub(crate) mod law;
 pub(crate) mod path;

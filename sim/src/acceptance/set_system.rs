@@ -43,6 +43,35 @@ impl SetSystem {
         Some(Self { models, weights })
     }
 
+    /// The λ whose marginals are nearest to `matrix`: the sum of the changes, each times its pair's weight, is
+    /// least. `weights[i][k]` is finite and above 0.
+    pub fn nearest(models: usize, matrix: &Matrix, weights: &[[f64; MOST_MODELS]; MOST_MODELS]) -> Self {
+        let sets: Vec<u8> = (1..1u16 << models).map(|set| set as u8).collect();
+        let given: Vec<(usize, usize, f64)> =
+            ordered_pairs(models).filter_map(|(i, k)| matrix[i][k].map(|rate| (i, k, rate))).collect();
+        // Variables: the sets, then for each pair what its rate loses and what it gains.
+        let mut rows = Vec::new();
+        let mut add = |members: u8, mass: f64, changed: Option<usize>| {
+            let mut row: Vec<f64> =
+                sets.iter().map(|set| f64::from(u8::from(set & members == members))).collect();
+            row.extend((0..given.len()).flat_map(|pair| {
+                let own = f64::from(u8::from(changed == Some(pair)));
+                [own, -own]
+            }));
+            row.push(mass);
+            rows.push(row);
+        };
+        (0..models).for_each(|m| add(1 << m, 1.0, None));
+        for (pair, &(i, k, rate)) in given.iter().enumerate() {
+            add(1 << i | 1 << k, rate, Some(pair));
+        }
+        let mut objective = vec![0.0; sets.len()];
+        objective.extend(given.iter().flat_map(|&(i, k, _)| [-weights[i][k]; 2]));
+        let solution = maximize(&objective, rows).expect("every matrix is some change away from a system");
+        let weights = sets.into_iter().zip(solution).filter(|&(_, mass)| mass > ZERO).collect();
+        Self { models, weights }
+    }
+
     /// Mass of the sets that hold all of `members`.
     pub fn mass(&self, members: u8) -> f64 {
         self.weights.iter().filter(|(set, _)| set & members == members).map(|(_, mass)| mass).sum()

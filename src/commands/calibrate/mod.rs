@@ -1,0 +1,130 @@
+//! `specrouter calibrate`: from traces to a profile that scenarios name, and a page that says how well it fits.
+
+mod fits;
+mod gather;
+mod page;
+mod rounds;
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::Context;
+
+use super::run::progress;
+use crate::args::{CalibrateArgs, Format};
+use crate::failure::Failure;
+use crate::files;
+use crate::scenario::CostsRef;
+use crate::scenario::profile::Profile;
+use crate::yaml;
+use fits::Fits;
+use gather::Gathered;
+
+/// The profile's file.
+const PROFILE: &str = "profile.yaml";
+/// The table beside it.
+const COSTS: &str = "costs.csv";
+
+/// Fits and writes the profile, the table and the page.
+///
+/// # Errors
+/// [`Failure::BadInput`] for what is no trace and no file of measurements, [`Failure::Failed`] for what cannot
+/// be written.
+pub fn run(args: &CalibrateArgs) -> Result<(), Failure> {
+    let gathered = gather(args).map_err(Failure::BadInput)?;
+    let fits = Fits::of(&gathered);
+    let (mut profile, mut notes) = fits.profile(&gathered, COSTS);
+    profile.measured.table = args.from_table.as_deref().map(shown);
+    profile.measured.rounds = args.from_rounds.as_deref().map(shown);
+    notes.splice(0..0, gathered.notes.iter().cloned());
+    let report = page::page(&gathered, &fits, &profile, notes, &command(args));
+
+    let out = args.out.clone().unwrap_or_else(|| PathBuf::from("out/profile"));
+    let plots = out.join("plots");
+    std::fs::create_dir_all(&plots).with_context(|| format!("cannot make the folder {}", plots.display()))?;
+    if !fits.table().is_empty() {
+        files::put(&out.join(COSTS), &table(&fits))?;
+    }
+    files::put(&out.join(PROFILE), &text(&profile)?)?;
+    files::put(&out.join("fit.html"), &report.html().map_err(anyhow::Error::new)?)?;
+    let json = serde_json::to_string_pretty(&fits).map_err(anyhow::Error::new)?;
+    files::put(&out.join("fit.json"), &(json + "\n"))?;
+    for (stem, svg) in report.plots().map_err(anyhow::Error::new)? {
+        files::put(&plots.join(format!("{stem}.svg")), &svg)?;
+    }
+    match args.format {
+        Format::Table => super::print(&report.text())?,
+        Format::Json => super::print_json(&fits)?,
+    }
+    if !args.quiet {
+        progress::say(&format!("profile: {}", out.join(PROFILE).display()));
+        progress::say(&format!("report: {}", out.join("fit.html").display()));
+    }
+    Ok(())
+}
+
+fn gather(args: &CalibrateArgs) -> anyhow::Result<Gathered> {
+    let mut gathered = gather::traces(&args.traces)?;
+    if let Some(path) = &args.from_table {
+        gathered.add_table(path)?;
+    }
+    if let Some(path) = &args.from_rounds {
+        gathered.add_rounds(path)?;
+    }
+    Ok(gathered)
+}
+
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn command(args: &CalibrateArgs) -> String {
+    let mut text = "specrouter calibrate".to_owned();
+    args.traces.iter().for_each(|trace| text += &format!(" {}", trace.display()));
+    let named =
+        [("--from-table", &args.from_table), ("--from-rounds", &args.from_rounds), ("--out", &args.out)];
+    for (name, path) in named {
+        if let Some(path) = path {
+            text += &format!(" {name} {}", path.display());
+        }
+    }
+    text
+}
+
+/// The table as a scenario's `hardware: {table: ...}` reads it.
+fn table(fits: &Fits) -> String {
+    let mut text = String::from("model,rows,new_tokens,context_tokens,seconds\n");
+    for row in fits.table() {
+        // Writing to a text cannot fail.
+        let _ = writeln!(
+            text,
+            "{},{},{},{},{:.9}",
+            row.model, row.rows, row.new_tokens, row.context_tokens, row.seconds
+        );
+    }
+    text
+}
+
+/// The profile as YAML, under a heading for people.
+fn text(profile: &Profile) -> anyhow::Result<String> {
+    let device = profile.measured.device.as_deref().unwrap_or("another tool's measurements");
+    let kind = match &profile.costs {
+        Some(CostsRef::Table { table }) => format!("a table of medians in {table}"),
+        Some(_) => "a sum of terms for each model, in the pool's order".into(),
+        None => "not enough data".into(),
+    };
+    let mut text = format!(
+        "# Measured on {device}.\n# Costs: {kind}. Acceptance: means over committed positions.\n\
+         # In a scenario: `profile: {PROFILE}`; without `hardware` and `acceptance` it stands for them too.\n"
+    );
+    for (model, errors) in &profile.fit.costs {
+        let _ = writeln!(
+            text,
+            "# {model}: held-out error of a pass {:.1} % (median), {:.1} % (p95) by terms, from {} passes.",
+            100.0 * errors.linear_median,
+            100.0 * errors.linear_p95,
+            errors.passes
+        );
+    }
+    Ok(text + &yaml::to_text(profile)?)
+}

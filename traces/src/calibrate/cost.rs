@@ -1,0 +1,264 @@
+//! Pass times: a sum of terms and a measured table, judged on blocks of time that neither has seen.
+//!
+//! A pass costs what passed until the next one of its replica began, while requests were running: the
+//! host's work between passes is part of its price. A gap of more than [`MOST_GAP`] times the pass is not that
+//! work (a stall, a pause of the whole process) and is left out, as is the wait for the next arrival.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+use specrouter_routing::ids::ModelId;
+use specrouter_routing::profile::{LinearTerms, PassShape, Table, TableRow};
+use specrouter_routing::record::PassRecord;
+
+use super::squares::non_negative;
+use super::{Fitted, enough};
+
+/// Passes of a model below which its times are not fitted.
+pub const LEAST_PASSES: usize = 50;
+/// Passes below which a cell of the table is left open.
+pub const LEAST_IN_CELL: usize = 4;
+/// A gap before the next pass counts up to this many times the pass.
+pub const MOST_GAP: u64 = 10;
+/// Parts of the data, each held out once.
+pub const FOLDS: usize = 5;
+/// Blocks of time, dealt to the folds in turn.
+const BLOCKS: usize = 20;
+/// Most points kept for a plot.
+const POINTS: usize = 500;
+/// The least a pass is said to take: shorter is no time on the clock.
+const LEAST_SECONDS: f64 = 1e-9;
+
+/// A pass as a cost model sees it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Sample {
+    /// The model that ran.
+    pub model: ModelId,
+    /// Its rows and tokens.
+    pub shape: PassShape,
+    /// What it cost, the host's work after it included.
+    pub seconds: f64,
+}
+
+/// What each of `passes` cost, in order of time.
+pub fn samples(passes: &[PassRecord]) -> Vec<Sample> {
+    let mut order: Vec<&PassRecord> = passes.iter().filter(|p| p.shape.new_tokens > 0).collect();
+    order.sort_by_key(|p| (p.replica, p.tick));
+    let mut priced: Vec<(u64, Sample)> = Vec::with_capacity(order.len());
+    for (index, pass) in order.iter().enumerate() {
+        let next = order.get(index + 1).filter(|next| next.replica == pass.replica && pass.running > 0);
+        let own = pass.duration.nanos();
+        let nanos = next
+            .and_then(|next| next.start.since(pass.start))
+            .map(|until| until.nanos().max(own))
+            .filter(|&until| until - own <= own.saturating_mul(MOST_GAP))
+            .unwrap_or(own);
+        if nanos > 0 {
+            let sample = Sample { model: pass.model, shape: pass.shape, seconds: nanos as f64 * 1e-9 };
+            priced.push((pass.start.nanos(), sample));
+        }
+    }
+    priced.sort_by_key(|(start, _)| *start);
+    priced.into_iter().map(|(_, sample)| sample).collect()
+}
+
+/// Relative errors |predicted − observed| / observed on passes that a fit has not seen.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct HeldOut {
+    /// Passes judged.
+    pub passes: usize,
+    /// Half of the errors are below it.
+    pub median: f64,
+    /// 95 % of the errors are below it.
+    pub p95: f64,
+    /// Their mean: the fit with the smaller one is the better.
+    pub mean: f64,
+}
+
+impl HeldOut {
+    fn of(mut errors: Vec<f64>) -> Option<Self> {
+        errors.sort_by(f64::total_cmp);
+        let at = |share: f64| errors.get((errors.len() as f64 * share) as usize).copied();
+        Some(Self {
+            passes: errors.len(),
+            median: at(0.5)?,
+            p95: at(0.95)?,
+            mean: errors.iter().sum::<f64>() / errors.len() as f64,
+        })
+    }
+}
+
+/// What one model's passes cost.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ModelCosts {
+    /// The model's name.
+    pub model: String,
+    /// Passes behind the fits.
+    pub passes: usize,
+    /// A sum of terms.
+    pub linear: LinearTerms,
+    /// Its error.
+    pub linear_error: HeldOut,
+    /// Medians of cells, empty where no cell had enough passes.
+    pub table: Vec<TableRow>,
+    /// Its error; `None` without a table in every fold.
+    pub table_error: Option<HeldOut>,
+    /// `(predicted, observed)` seconds of held-out passes by the better fit, at most 500.
+    pub points: Vec<(f64, f64)>,
+}
+
+impl ModelCosts {
+    /// Does the table foretell held-out passes better than the terms.
+    pub fn table_is_better(&self) -> bool {
+        self.table_error.is_some_and(|table| table.mean < self.linear_error.mean)
+    }
+}
+
+/// Fits the times of `model` from its samples, in order of time.
+///
+/// # Errors
+/// [`super::Shortage`] below [`LEAST_PASSES`].
+pub fn fit(model: &str, samples: &[Sample]) -> Fitted<ModelCosts> {
+    enough("passes", samples.len(), LEAST_PASSES)?;
+    let block = samples.len().div_ceil(BLOCKS);
+    let fold_of = |index: usize| index / block % FOLDS;
+    let (mut linear_errors, mut table_errors) = (Vec::new(), Vec::new());
+    let (mut by_terms, mut by_table) = (Vec::new(), Vec::new());
+    for fold in 0..FOLDS {
+        let part = |held: bool| -> Vec<Sample> {
+            let chosen = samples.iter().enumerate().filter(|(i, _)| (fold_of(*i) == fold) == held);
+            chosen.map(|(_, sample)| *sample).collect()
+        };
+        let (seen, held) = (part(false), part(true));
+        let terms = linear(&seen);
+        let grid = Table::of_one(model, &table(model, &seen, &terms)).ok();
+        for sample in &held {
+            let error = |predicted: f64| (predicted - sample.seconds).abs() / sample.seconds;
+            let predicted = terms.seconds(&sample.shape);
+            linear_errors.push(error(predicted));
+            by_terms.push((predicted, sample.seconds));
+            if let Some(grid) = &grid {
+                let predicted = grid.seconds_checked(ModelId(0), &sample.shape).0;
+                table_errors.push(error(predicted));
+                by_table.push((predicted, sample.seconds));
+            }
+        }
+    }
+    let judged = linear_errors.len();
+    let terms = linear(samples);
+    let linear_error = HeldOut::of(linear_errors);
+    let linear_error = linear_error.expect("every block of the samples, which are not few, was held out");
+    let mut costs = ModelCosts {
+        model: model.to_owned(),
+        passes: samples.len(),
+        linear: terms,
+        linear_error,
+        table: table(model, samples, &terms),
+        table_error: HeldOut::of(table_errors).filter(|error| error.passes == judged),
+        points: Vec::new(),
+    };
+    let points = if costs.table_is_better() { by_table } else { by_terms };
+    costs.points = points.iter().step_by(points.len().div_ceil(POINTS)).copied().collect();
+    Ok(costs)
+}
+
+/// The terms of a pass, in the order of [`LinearTerms`].
+fn terms_of(shape: &PassShape) -> [f64; 5] {
+    [
+        1.0,
+        f64::from(shape.rows),
+        f64::from(shape.new_tokens),
+        shape.context_tokens as f64,
+        shape.attention_pairs as f64,
+    ]
+}
+
+/// Non-negative least squares of relative errors, weighed down past Huber's bound, so that a stalled pass
+/// does not price the others.
+///
+/// Errors are relative to the prediction of the round before: relative to the observation, slow passes
+/// would weigh least and every price would come out low.
+fn linear(samples: &[Sample]) -> LinearTerms {
+    const ROUNDS: usize = 12;
+    const HUBER: f64 = 1.345;
+    let mut weights: Vec<f64> = samples.iter().map(|s| 1.0 / (s.seconds * s.seconds)).collect();
+    let mut found = [0.0; 5];
+    for _ in 0..ROUNDS {
+        let (mut gram, mut right) = ([[0.0; 5]; 5], [0.0; 5]);
+        for (sample, &weight) in samples.iter().zip(&weights) {
+            let x = terms_of(&sample.shape);
+            for i in 0..5 {
+                right[i] += weight * x[i] * sample.seconds;
+                for j in 0..5 {
+                    gram[i][j] += weight * x[i] * x[j];
+                }
+            }
+        }
+        found = non_negative(&gram, &right);
+        let predict = |sample: &Sample| {
+            terms_of(&sample.shape).iter().zip(&found).map(|(x, f)| x * f).sum::<f64>().max(LEAST_SECONDS)
+        };
+        let residuals: Vec<f64> =
+            samples.iter().map(|s| ((s.seconds - predict(s)) / predict(s)).abs()).collect();
+        let mut sorted = residuals.clone();
+        sorted.sort_by(f64::total_cmp);
+        let bound = HUBER * 1.4826 * sorted[sorted.len() / 2] + 1e-9;
+        for ((weight, residual), sample) in weights.iter_mut().zip(residuals).zip(samples) {
+            let predicted = predict(sample);
+            *weight = (bound / residual.max(bound)) / (predicted * predicted);
+        }
+    }
+    found[0] = found[0].max(LEAST_SECONDS);
+    let [pass, row, token, context, pair] = found;
+    LinearTerms::new(pass, row, token, context, pair)
+        .expect("the squares of finite times are finite, and no coefficient is negative")
+}
+
+/// Medians over cells of half-octaves in rows, new tokens per row and context. A pass is brought to its
+/// cell's corner by the ratio of the terms, so that a cell's width does not blur it.
+fn table(model: &str, samples: &[Sample], terms: &LinearTerms) -> Vec<TableRow> {
+    let mut cells: BTreeMap<(u32, u32, u32), Vec<f64>> = BTreeMap::new();
+    for sample in samples {
+        let shape = &sample.shape;
+        let rows = f64::from(shape.rows.max(1));
+        let cell = (
+            half_octave(rows),
+            half_octave(f64::from(shape.new_tokens) / rows),
+            context_corner(shape.context_tokens as f64 / rows),
+        );
+        cells.entry(cell).or_default().push(sample.seconds / terms.seconds(shape));
+    }
+    cells
+        .into_iter()
+        .filter(|(_, ratios)| ratios.len() >= LEAST_IN_CELL)
+        .map(|((rows, new, context), mut ratios)| {
+            ratios.sort_by(f64::total_cmp);
+            let corner = PassShape::uniform(rows, new, u64::from(context));
+            TableRow {
+                model: model.to_owned(),
+                rows,
+                new_tokens: rows * new,
+                context_tokens: f64::from(context),
+                seconds: ratios[ratios.len() / 2] * terms.seconds(&corner),
+            }
+        })
+        .collect()
+}
+
+/// The nearest of 1, 2, 3, 4, 6, 8, 12, … by ratio.
+fn half_octave(value: f64) -> u32 {
+    let value = value.clamp(1.0, f64::from(1u32 << 24));
+    let below = value.log2().floor().exp2();
+    let corners = [below, 1.5 * below, 2.0 * below].into_iter().filter(|c| c.fract() == 0.0);
+    let far = |corner: &f64| (corner / value).ln().abs();
+    corners.min_by(|a, b| far(a).total_cmp(&far(b))).unwrap_or(1.0) as u32
+}
+
+/// The same for contexts; those of a few tokens count as none.
+fn context_corner(value: f64) -> u32 {
+    if value < 8.0 { 0 } else { half_octave(value.max(16.0)) }
+}
+
+#[cfg(test)]
+#[path = "cost_tests.rs"]
+mod tests;
