@@ -13,6 +13,7 @@ pub mod acceptance;
 #[cfg(test)]
 mod at_once;
 pub mod backend;
+pub mod bound;
 pub mod cost;
 pub mod drive;
 #[cfg(test)]
