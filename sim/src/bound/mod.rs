@@ -14,9 +14,7 @@ mod least;
 mod share;
 mod solo;
 #[cfg(test)]
-mod tests;
-#[cfg(test)]
-pub(crate) mod toys;
+pub(crate) mod tests;
 mod verdicts;
 
 use specrouter_routing::chain::MAX_BLOCK;

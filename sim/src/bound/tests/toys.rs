@@ -17,8 +17,8 @@ use specrouter_routing::request::{Request, Truth};
 use specrouter_routing::slo::Slo;
 use specrouter_routing::units::{Probability, Span, Time};
 
-use super::solo::nanos;
-use super::{Bound, World};
+use super::super::solo::nanos;
+use super::super::{Bound, World};
 use crate::acceptance::tests::{classes, heterogeneous, pool, regime};
 use crate::acceptance::{AcceptanceConfig, Source};
 use crate::backend::SimBackend;
@@ -125,7 +125,7 @@ fn rates(dice: &mut Dice, models: usize) -> Rates {
     out
 }
 
-fn source(dice: &mut Dice, models: usize) -> Source {
+pub(crate) fn source(dice: &mut Dice, models: usize) -> Source {
     let specs = pool(&NAMES[..models]);
     let resolve = |config: &AcceptanceConfig| Source::resolve(config, &specs, &classes(&["x", "y"]));
     let kind = dice.range(0, 2);

@@ -1,10 +1,14 @@
 //! Invariant 9: no policy beats the bound, and on small cases the bound is attained.
 
+mod brute;
+mod shares;
+pub(crate) mod toys;
+
 use specrouter_routing::chain::ChainPlan;
 use specrouter_routing::ids::ModelId;
 use specrouter_routing::policy::{Policy, StaticChain};
 
-use super::toys::{Dice, Seen, Switching, Toy};
+use self::toys::{Dice, Seen, Switching, Toy};
 use super::*;
 
 #[track_caller]
