@@ -14,6 +14,7 @@ pub mod acceptance;
 mod at_once;
 pub mod backend;
 pub mod bound;
+pub mod clairvoyant;
 pub mod cost;
 pub mod drive;
 #[cfg(test)]

@@ -31,6 +31,7 @@ use crate::acceptance::law::Coins;
 
 pub(crate) use least::Least;
 use share::{PICOS, Share};
+pub(crate) use solo::nanos;
 use solo::{Passes, Prefill, Solo};
 pub(crate) use verdicts::{Text, Verdicts};
 

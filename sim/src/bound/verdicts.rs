@@ -28,15 +28,18 @@ pub(crate) struct Text {
     pub tokens: u32,
 }
 
+impl Text {
+    /// What a source keeps of it, before it is admitted.
+    pub fn sequence(&self) -> Sequence {
+        let Self { request, class, output, .. } = *self;
+        Sequence { request, class: class.0, output, ..Sequence::default() }
+    }
+}
+
 impl Verdicts {
     /// Asks the source for every pair of `models` models and every block of at most `most` tokens.
     pub fn read(&mut self, source: &Source, coins: &Coins, text: Text, models: usize, most: usize) {
-        let mut sequence = Sequence {
-            request: text.request,
-            class: text.class.0,
-            output: text.output,
-            ..Sequence::default()
-        };
+        let mut sequence = text.sequence();
         (self.models, self.tokens) = (models, text.tokens as usize);
         self.runs.clear();
         self.runs.resize(models * models * self.tokens, 0);

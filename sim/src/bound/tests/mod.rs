@@ -10,6 +10,7 @@ use specrouter_routing::policy::{Policy, StaticChain};
 
 use self::toys::{Dice, Seen, Switching, Toy};
 use super::*;
+use crate::clairvoyant::tests::of as clairvoyant;
 
 #[track_caller]
 fn check(toy: &Toy, bound: &Bound, seen: &Seen, what: &str) {
@@ -48,6 +49,7 @@ fn invariant_9_no_policy_beats_the_bound() {
             ("target_only", toy.run(|| Box::new(StaticChain::target_only(target)))),
             ("static", toy.run(|| Box::new(StaticChain::new(fixed)))),
             ("switching", toy.run(&mut switching)),
+            ("clairvoyant", toy.run(|| clairvoyant(&toy))),
         ];
         for (name, seen) in &runs {
             check(&toy, &bound, seen, &format!("seed {seed}, {name}"));

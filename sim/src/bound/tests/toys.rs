@@ -17,8 +17,7 @@ use specrouter_routing::request::{Request, Truth};
 use specrouter_routing::slo::Slo;
 use specrouter_routing::units::{Probability, Span, Time};
 
-use super::super::solo::nanos;
-use super::super::{Bound, World};
+use super::super::{Bound, World, nanos};
 use crate::acceptance::tests::{classes, heterogeneous, pool, regime};
 use crate::acceptance::{AcceptanceConfig, Source};
 use crate::backend::SimBackend;
@@ -279,7 +278,14 @@ impl Toy {
     }
 
     /// Runs all requests to their end under policies that `policy` makes, one for each replica.
-    pub fn run(&self, mut policy: impl FnMut() -> Box<dyn Policy>) -> Seen {
+    pub fn run(&self, policy: impl FnMut() -> Box<dyn Policy>) -> Seen {
+        let mut seen = Seen::default();
+        self.run_into(policy, &mut seen);
+        seen.requests.sort_by_key(|record| record.id);
+        seen
+    }
+
+    pub fn run_into<S: Sink>(&self, mut policy: impl FnMut() -> Box<dyn Policy>, sink: &mut S) {
         let servers = (0..self.replicas).map(|id| {
             let (id, belief) = (ReplicaId(id), Corrected::new(Arc::clone(&self.costs)));
             let replica =
@@ -290,13 +296,9 @@ impl Toy {
         });
         let dispatcher = DispatcherConfig::RoundRobin.build(self.luck.stream(Stream::Dispatch));
         let mut simulator = Simulator::new(servers.collect(), dispatcher);
-        let mut seen = Seen::default();
         let mut watch = |_| true;
         let mut bounds = Bounds { horizon: None, watch: &mut watch };
-        open_loop(&mut simulator, self.requests.iter().cloned(), &mut bounds, &mut seen).unwrap();
-        simulator.close(&mut Seen::default());
-        seen.requests.sort_by_key(|record| record.id);
-        seen
+        open_loop(&mut simulator, self.requests.iter().cloned(), &mut bounds, sink).unwrap();
     }
 }
 
