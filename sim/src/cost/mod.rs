@@ -221,4 +221,4 @@ fn check(models: &[ModelSpec], tensor_parallel: u32) -> Result<(), CostError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

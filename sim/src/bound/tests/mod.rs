@@ -2,6 +2,7 @@
 
 mod brute;
 mod shares;
+mod speed;
 pub(crate) mod toys;
 
 use specrouter_routing::chain::ChainPlan;
