@@ -39,6 +39,9 @@ pub enum Command {
     Selfcheck(SelfcheckArgs),
     /// Fit what a simulation needs to know to traces: pass times and acceptance, with a report of the fit.
     Calibrate(CalibrateArgs),
+    /// Simulate, replay and run the same thing for real; report the gap.
+    #[cfg(feature = "engine")]
+    Validate(ValidateArgs),
     /// Verify a recorded trace, or score one whose recording was killed.
     #[command(subcommand)]
     Trace(TraceCommand),
@@ -328,6 +331,29 @@ pub enum Color {
     Always,
     /// Never.
     Never,
+}
+
+/// Arguments of `validate`.
+#[cfg(feature = "engine")]
+#[derive(Debug, Args)]
+pub struct ValidateArgs {
+    /// The path of a YAML file with `engine:`, or a scenario's name. Its `sweep: {arrivals: [...]}` is gone through.
+    pub scenario: String,
+    /// Override a field, e.g. `workload.max_tokens=32`; repeatable.
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    pub sets: Vec<String>,
+    /// Record this many seeds, counted up from the scenario's `seed`.
+    #[arg(long, value_name = "N")]
+    pub seeds: Option<u32>,
+    /// Write traces, profile and page into this folder.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// What goes to stdout.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+    /// No progress and no notes on stderr.
+    #[arg(short, long)]
+    pub quiet: bool,
 }
 
 /// What to do with a trace.

@@ -37,6 +37,8 @@ fn main() -> ExitCode {
         #[cfg(feature = "engine")]
         Command::Selfcheck(args) => commands::selfcheck::run(&args),
         Command::Calibrate(args) => commands::calibrate::run(&args),
+        #[cfg(feature = "engine")]
+        Command::Validate(args) => commands::validate::run(&args),
         Command::Trace(args) => commands::trace::run(&args),
         Command::Policies(args) => commands::policies::run(&args),
         Command::Hardware(args) => commands::hardware::run(&args),

@@ -15,6 +15,7 @@ mod replayed;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use specrouter_routing::kv::{Kv, KvError};
 use specrouter_routing::profile::ModelSpec;
 use specrouter_routing::replica::{LimitError, Limits};
@@ -28,7 +29,7 @@ pub use arms::{Arm, Decides, build};
 pub use costs::{Costs, read_table};
 pub use raw::{Admission, CostsRef, RawScenario, Sampling, Tables, Verify};
 #[cfg(feature = "engine")]
-pub use recording::{Member, Recording, resolve_recording};
+pub use recording::{Member, Part, Recording, resolve_part, resolve_recording, swept_arrivals};
 pub use replayed::{Asked, Replayed, default_name, resolve_replay};
 
 use crate::catalog::{self, CatalogError};
@@ -263,6 +264,20 @@ fn check_sampling(raw: &RawScenario, document: &Document) -> Result<(), Scenario
     }
 }
 
+/// The acceptance that the profile in the file `path` measured, for a pool and its classes.
+///
+/// # Errors
+/// A file that is no profile, or one without acceptance.
+pub fn measured_acceptance(path: &Path, pool: &[ModelSpec], classes: &[String]) -> anyhow::Result<Source> {
+    let source = catalog::file("profile", path)?;
+    let read = profile::Read::of(&source.document()?, source.folder.as_deref())?;
+    let read =
+        read.with_context(|| format!("{}: expected a profile of `specrouter calibrate`", path.display()))?;
+    let measured = read.acceptance(pool, classes);
+    let measured = measured.with_context(|| format!("{}: there is no acceptance in it", path.display()))?;
+    Ok(Source::resolve(&measured, pool, classes).map_err(|e| read.complaint(e))?)
+}
+
 /// The scenario's own acceptance, or what its profile measured.
 fn acceptance(
     raw: &RawScenario,
@@ -359,6 +374,10 @@ fn workload(
 
 fn loads(raw: &RawScenario, document: &Document) -> Result<Option<Vec<f64>>, ScenarioError> {
     let Some(sweep) = &raw.sweep else { return Ok(None) };
+    if !sweep.arrivals.is_empty() {
+        let message = "expected no arrivals: they are for `specrouter validate`; `run` sweeps `load`";
+        return Err(document.error("sweep.arrivals", message).into());
+    }
     let loads: Vec<f64> = sweep.load.iter().copied().map(Positive::get).collect();
     let refuse = |message: String| Err(document.error("sweep.load", message).into());
     if loads.is_empty() || loads.len() > MOST_LOADS {

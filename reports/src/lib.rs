@@ -11,6 +11,7 @@ pub mod collect;
 pub mod compare;
 mod distribution;
 pub mod fit;
+pub mod gap;
 mod html;
 mod numbers;
 pub mod plot;

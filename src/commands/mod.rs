@@ -19,6 +19,8 @@ pub mod schema;
 #[cfg(feature = "engine")]
 pub mod selfcheck;
 pub mod trace;
+#[cfg(feature = "engine")]
+pub mod validate;
 
 use std::io::{ErrorKind, Write};
 

@@ -10,7 +10,7 @@ use specrouter_routing::policy::PolicyConfig;
 use specrouter_routing::profile::LinearTerms;
 use specrouter_routing::record::Decoding;
 use specrouter_routing::units::{NonNegative, Positive, Probability};
-use specrouter_routing::workload::{SloConfig, WorkloadConfig};
+use specrouter_routing::workload::{Arrivals, SloConfig, WorkloadConfig};
 use specrouter_sim::acceptance::AcceptanceConfig;
 
 /// A scenario: which models on which hardware decode which traffic, and which policies compete.
@@ -257,8 +257,12 @@ pub enum Tables {
 #[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Sweep {
-    /// Loads, ascending, as fractions of the request rate that the target alone can serve.
+    /// For `run`: loads, ascending, as fractions of the request rate that the target alone can serve.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub load: Vec<Positive>,
+    /// For `validate`: arrivals that take the workload's place, one after the other.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub arrivals: Vec<Arrivals>,
 }
 
 impl RawScenario {

@@ -1,5 +1,6 @@
 //! A scenario for `record`: real models, real prompts, the wall clock.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use specrouter_engine::backend::{Finished, Prompt};
@@ -15,7 +16,9 @@ use specrouter_routing::record::TextRecord;
 use specrouter_routing::replica::Limits;
 use specrouter_routing::slo::Slo;
 use specrouter_routing::units::Time;
-use specrouter_routing::workload::{FileRow, FileSource, FileWorkload, Format, Surroundings, Workload};
+use specrouter_routing::workload::{
+    Arrivals, FileRow, FileSource, FileWorkload, Format, Surroundings, Workload,
+};
 
 use super::costs::{self, Costs};
 use super::{Arm, Paths, RawScenario, ScenarioError, arms, check_sampling, limits, pool, raw, seeds, yaml};
@@ -88,6 +91,37 @@ pub struct Recording {
 /// # Errors
 /// [`ScenarioError`], naming the place, what was expected and what came.
 pub fn resolve_recording(name: &str, sets: &[String]) -> Result<Recording, ScenarioError> {
+    resolve_part(name, sets, &Part::default())
+}
+
+/// The arrivals that a scenario's sweep names, for people; none without a sweep.
+///
+/// # Errors
+/// As [`resolve_recording`], as far as that reads the scenario.
+pub fn swept_arrivals(name: &str, sets: &[String]) -> Result<Vec<String>, ScenarioError> {
+    let mut document = catalog::scenario(name)?.document()?;
+    for set in sets {
+        document.set(set)?;
+    }
+    let raw: RawScenario = document.read()?;
+    let arrivals = raw.sweep.map(|sweep| sweep.arrivals).unwrap_or_default();
+    Ok(arrivals.iter().map(Arrivals::label).collect())
+}
+
+/// Which part of a scenario is recorded.
+#[derive(Clone, Debug, Default)]
+pub struct Part {
+    /// Every second prompt of each domain, from the first (0) or the second (1) on, and half of the requests.
+    pub half: Option<usize>,
+    /// Index in the sweep's arrivals of those that take the workload's place.
+    pub arrivals: Option<usize>,
+}
+
+/// Reads a part of the scenario; otherwise as [`resolve_recording`].
+///
+/// # Errors
+/// As [`resolve_recording`].
+pub fn resolve_part(name: &str, sets: &[String], part: &Part) -> Result<Recording, ScenarioError> {
     let source = catalog::scenario(name)?;
     let mut document = source.document()?;
     for set in sets {
@@ -108,10 +142,16 @@ pub fn resolve_recording(name: &str, sets: &[String]) -> Result<Recording, Scena
             return Err(document.error(place, message).into());
         }
     }
-    if raw.sweep.is_some() {
-        return Err(document
-            .error("sweep", "expected no sweep: `record` runs the workload's own rate")
-            .into());
+    match (raw.sweep.take(), part.arrivals) {
+        (None, None) => {}
+        (Some(sweep), Some(index)) if index < sweep.arrivals.len() => {
+            raw.workload.arrivals = Some(sweep.arrivals[index].clone());
+        }
+        _ => {
+            return Err(document
+                .error("sweep", "expected no sweep: `record` runs the workload's own arrivals")
+                .into());
+        }
     }
     check_sampling(&raw, &document)?;
     let (sampling, verify) = sampling(&raw, &document)?;
@@ -125,7 +165,21 @@ pub fn resolve_recording(name: &str, sets: &[String]) -> Result<Recording, Scena
     let limits = limits(&raw, &pool, kv_tokens, &document)?;
     let slo = raw.slo.unwrap_or_default().resolve(Slo::default()).map_err(|e| document.error("slo", e))?;
     let (tokenizer, stop) = words(&members, &document)?;
-    let prompts = prompts(&mut raw, tokenizer.as_ref(), pool[pool.len() - 1].vocab, &document, &paths)?;
+    let mut prompts = prompts(&mut raw, tokenizer.as_ref(), pool[pool.len() - 1].vocab, &document, &paths)?;
+    if let Some(half) = part.half {
+        let mut seen: BTreeMap<String, usize> = BTreeMap::new();
+        prompts.retain(|prompt| {
+            let count = seen.entry(prompt.text.domain.clone()).or_default();
+            *count += 1;
+            (*count - 1) % 2 == half
+        });
+        raw.workload.requests = raw.workload.requests.map(|requests| requests.div_ceil(2));
+        if prompts.is_empty() {
+            return Err(document
+                .error("workload.file", "expected two prompts of a domain at least, to halve")
+                .into());
+        }
+    }
     let workload = workload(&raw, &prompts, &limits, slo, &document)?;
     let arms = arms::resolve(&raw.policies, &pool, limits.max_block, &document)?;
     if let Some(arm) = arms.iter().position(|arm| arm.other_output) {

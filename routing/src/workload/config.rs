@@ -89,7 +89,7 @@ pub struct WorkloadConfig {
 }
 
 /// When requests arrive.
-#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(deny_unknown_fields, rename_all = "snake_case")]
 pub enum Arrivals {
     /// Independent arrivals: exponential gaps.
@@ -119,7 +119,7 @@ pub enum Arrivals {
 }
 
 /// A stretch of time with one arrival rate.
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema)]
+#[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(deny_unknown_fields)]
 pub struct Piece {
     /// Where the piece ends, in seconds since the beginning.
@@ -375,6 +375,20 @@ impl ClassConfig {
 }
 
 impl Arrivals {
+    /// One line for people.
+    pub fn label(&self) -> String {
+        match self {
+            Self::Poisson { rate_per_s } => format!("Poisson, {} requests/s", rate_per_s.get()),
+            Self::Gamma { rate_per_s, cv } => {
+                format!("gamma, {} requests/s, CV {}", rate_per_s.get(), cv.get())
+            }
+            Self::Constant { rate_per_s } => format!("constant, {} requests/s", rate_per_s.get()),
+            Self::Piecewise(pieces) => format!("piecewise, {} rates", pieces.len()),
+            Self::ClosedLoop { users: 1 } => "closed loop, 1 user".to_owned(),
+            Self::ClosedLoop { users } => format!("closed loop, {users} users"),
+        }
+    }
+
     /// Mean requests per second where one number says it.
     pub fn rate_per_s(&self) -> Option<f64> {
         match self {

@@ -9,6 +9,7 @@ use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
+use specrouter_reports::fit::FitReport;
 
 use super::run::progress;
 use crate::args::{CalibrateArgs, Format};
@@ -21,7 +22,7 @@ use fits::Fits;
 use gather::Gathered;
 
 /// The profile's file.
-const PROFILE: &str = "profile.yaml";
+pub const PROFILE: &str = "profile.yaml";
 /// The table beside it.
 const COSTS: &str = "costs.csv";
 
@@ -31,6 +32,23 @@ const COSTS: &str = "costs.csv";
 /// [`Failure::BadInput`] for what is no trace and no file of measurements, [`Failure::Failed`] for what cannot
 /// be written.
 pub fn run(args: &CalibrateArgs) -> Result<(), Failure> {
+    let (fits, report, out) = make(args)?;
+    match args.format {
+        Format::Table => super::print(&report.text())?,
+        Format::Json => super::print_json(&fits)?,
+    }
+    if !args.quiet {
+        progress::say(&format!("profile: {}", out.join(PROFILE).display()));
+        progress::say(&format!("report: {}", out.join("fit.html").display()));
+    }
+    Ok(())
+}
+
+/// Fits and writes; answers with the fits, their page and the folder.
+///
+/// # Errors
+/// As [`run`].
+pub fn make(args: &CalibrateArgs) -> Result<(Fits, FitReport, PathBuf), Failure> {
     let gathered = gather(args).map_err(Failure::BadInput)?;
     let fits = Fits::of(&gathered);
     let (mut profile, mut notes) = fits.profile(&gathered, COSTS);
@@ -52,15 +70,7 @@ pub fn run(args: &CalibrateArgs) -> Result<(), Failure> {
     for (stem, svg) in report.plots().map_err(anyhow::Error::new)? {
         files::put(&plots.join(format!("{stem}.svg")), &svg)?;
     }
-    match args.format {
-        Format::Table => super::print(&report.text())?,
-        Format::Json => super::print_json(&fits)?,
-    }
-    if !args.quiet {
-        progress::say(&format!("profile: {}", out.join(PROFILE).display()));
-        progress::say(&format!("report: {}", out.join("fit.html").display()));
-    }
-    Ok(())
+    Ok((fits, report, out))
 }
 
 fn gather(args: &CalibrateArgs) -> anyhow::Result<Gathered> {

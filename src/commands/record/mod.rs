@@ -1,27 +1,21 @@
 //! `specrouter record`: every policy of a scenario on real models, seed by seed.
 
 mod arms;
+mod rig;
 mod texts;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 
-use anyhow::Context;
-use specrouter_engine::kernels::Path as KernelPath;
-use specrouter_engine::pool;
-use specrouter_engine::profile::{Grid, measure};
 use specrouter_engine::settings::{Device, Dtype};
-use specrouter_engine::stopwatch::Stopwatch;
-use specrouter_reports::{ArmResult, Report, SeedSummary};
-use specrouter_routing::profile::{PassCosts, Table, TableRow};
-use specrouter_traces::Member;
+use specrouter_reports::{Report, SeedSummary};
 
 use crate::args::{Format, RecordArgs};
 use crate::commands::run::{on_interrupt, progress};
 use crate::failure::Failure;
 use crate::files;
 use crate::scenario::{self, Recording};
-use arms::{Models, Surroundings};
+
+pub use rig::{Rig, arm_results};
 
 /// Resolves the scenario, runs its models, prints its table and writes its folder.
 ///
@@ -36,39 +30,10 @@ pub fn run(args: &RecordArgs) -> Result<(), Failure> {
     let out = args.out.clone().unwrap_or_else(|| files::default_folder(&args.scenario));
     files::prepare(&out, &recording.resolved_text()?)?;
     let stop = on_interrupt()?;
-    let threads = pool::share_work(recording.engine.threads);
-    let mut models = open(&recording)?;
-    let belief = belief(&recording, &mut models, &stop)?;
-    let device = device(&recording, threads);
-    let members = members(&recording)?;
-
-    // Seed by seed, so that the machine's moods meet every arm alike.
-    let jobs = recording.seeds.len() * recording.arms.len();
-    let bar = progress::bar(recording.workload.size().requests * jobs as u64, jobs, args.quiet);
-    let mut done: Vec<Vec<SeedSummary>> = recording.arms.iter().map(|_| Vec::new()).collect();
-    'seeds: for (index, &seed) in recording.seeds.iter().enumerate() {
-        for turn in 0..recording.arms.len() {
-            // Each seed begins with another arm.
-            let arm = (turn + index) % recording.arms.len();
-            let around = Surroundings {
-                out: &out,
-                belief: Arc::clone(&belief),
-                bar: &bar,
-                stop: &stop,
-                members: &members,
-                device: &device,
-                first: index == 0,
-            };
-            match arms::record(&recording, &recording.arms[arm], seed, &mut models, &around)? {
-                Some(summary) => done[arm].push(summary),
-                None => break 'seeds,
-            }
-            bar.job_done(0);
-        }
-    }
-    bar.finish();
+    let mut rig = Rig::open(&recording, &stop)?;
+    let done = rig.run(&recording, &out, args.quiet, &stop)?;
     let interrupted = stop.load(Ordering::Relaxed);
-    let report = report(&recording, done, &device, args);
+    let report = report(&recording, done, &rig.device, args);
     if report.arms.is_empty() {
         return Err(match interrupted {
             true => Failure::Interrupted(format!(
@@ -110,57 +75,6 @@ fn sets(args: &RecordArgs) -> Vec<String> {
     sets
 }
 
-/// The pool's models as a trace names them.
-fn members(recording: &Recording) -> anyhow::Result<Vec<Member>> {
-    let member = |member: &scenario::Member| {
-        let weights_fnv1a = member.folder.as_deref().map(files::weights_digest).transpose()?;
-        Ok(Member { spec: member.spec.clone(), weights_fnv1a })
-    };
-    recording.members.iter().map(member).collect()
-}
-
-/// Opens the pool's models.
-fn open(recording: &Recording) -> anyhow::Result<Models> {
-    let open = |member: &scenario::Member| match &member.folder {
-        Some(folder) => pool::open(folder, &member.spec.name, &recording.engine, recording.kv_tokens)
-            .with_context(|| format!("cannot open {}", folder.display())),
-        None => Ok(pool::dummy(&member.spec, &recording.engine, recording.kv_tokens)?),
-    };
-    recording.members.iter().map(open).collect()
-}
-
-/// What policies know of pass times: the scenario's profile, or a short measurement.
-fn belief(
-    recording: &Recording,
-    models: &mut Models,
-    stop: &AtomicBool,
-) -> Result<Arc<dyn PassCosts>, Failure> {
-    if let Some(profile) = &recording.profile {
-        let members: Vec<usize> = (0..recording.pool.len()).collect();
-        return Ok(profile.belief(&recording.pool, &members, 1));
-    }
-    let grid = Grid::quick(recording.limits.max_running, recording.limits.context);
-    let mut rows: Vec<TableRow> = Vec::new();
-    for (model, spec) in models.iter_mut().zip(&recording.pool) {
-        let mut own = measure(model, &grid, Stopwatch::start(), &mut || !stop.load(Ordering::Relaxed))
-            .map_err(anyhow::Error::new)?;
-        own.iter_mut().for_each(|row| row.model.clone_from(&spec.name));
-        rows.extend(own);
-    }
-    if stop.load(Ordering::Relaxed) {
-        return Err(Failure::Interrupted("no arm had begun".into()));
-    }
-    let table = Table::new(&recording.pool, &rows).map_err(anyhow::Error::new);
-    Ok(Arc::new(table.context("the models' KV memory (limits.kv_tokens) is too small to time a pass")?))
-}
-
-fn device(recording: &Recording, threads: usize) -> String {
-    match recording.engine.device {
-        Device::Cpu => format!("cpu, {threads} threads, {}", KernelPath::best().as_str()),
-        device => device.to_string(),
-    }
-}
-
 /// What the scenario came to: `(what, value with its unit)`.
 fn facts(recording: &Recording, device: &str) -> Vec<(String, String)> {
     let size = recording.workload.size();
@@ -191,19 +105,8 @@ fn dry_run(recording: &Recording, format: Format) -> Result<(), Failure> {
 
 /// Seeds that every arm has finished, in the scenario's order.
 fn report(recording: &Recording, done: Vec<Vec<SeedSummary>>, device: &str, args: &RecordArgs) -> Report {
-    let seeds = done.iter().map(Vec::len).min().unwrap_or(0);
+    let arms = arm_results(recording, done);
     let pool: Vec<String> = recording.pool.iter().map(|model| model.name.clone()).collect();
-    let arms = recording.arms.iter().zip(done).filter(|_| seeds > 0).map(|(arm, mut summaries)| {
-        summaries.truncate(seeds);
-        ArmResult {
-            policy: arm.name.clone(),
-            label: String::new(),
-            other_output: false,
-            load: None,
-            pool: pool.clone(),
-            seeds: summaries,
-        }
-    });
     let sets: String = sets(args).iter().map(|set| format!(" --set {set}")).collect();
     Report {
         title: recording.name.clone(),
@@ -214,7 +117,7 @@ fn report(recording: &Recording, done: Vec<Vec<SeedSummary>>, device: &str, args
         classes: recording.workload.classes().iter().map(|class| class.name.clone()).collect(),
         slo: recording.slo,
         baseline: 0,
-        arms: arms.collect(),
+        arms,
         loads: None,
         load_unit: String::new(),
         bound: None,

@@ -150,11 +150,26 @@ fn run_one(
         std::fs::write(&path, timeline.json(&pool))
             .with_context(|| format!("cannot write {}", path.display()))?;
     }
+    let extrapolations = run.extrapolations;
+    Ok(Some(Done { summary: reduce(scenario, arm, workload, seed, sink.collector, run), extrapolations }))
+}
+
+/// The metrics of a simulated run.
+pub fn reduce(
+    scenario: &Scenario,
+    arm: &scenario::Arm,
+    workload: &Workload,
+    seed: u64,
+    collector: Collector,
+    run: crate::simulate::Run,
+) -> SeedSummary {
+    let pool: Vec<String> = arm.members.iter().map(|&index| scenario.pool[index].name.clone()).collect();
+    let classes = workload.classes().iter().map(|class| class.name.clone()).collect();
     let raw = &scenario.raw;
     let device = scenario.hardware.sheet();
     let result = SeedResult {
         seed,
-        columns: sink.collector.columns,
+        columns: collector.columns,
         tally: run.tally,
         end: run.end,
         replicas: raw.replicas,
@@ -165,7 +180,7 @@ fn run_one(
             * pool.len() as u64
             * u64::from(raw.replicas),
     };
-    Ok(Some(Done { summary: result.reduce(&Facts { pool, classes }), extrapolations: run.extrapolations }))
+    result.reduce(&Facts { pool, classes })
 }
 
 /// The models that an arm hosts, as a trace names them.

@@ -1,6 +1,6 @@
 //! `specrouter run`: every policy of a scenario, over its seeds and loads.
 
-mod arms;
+pub(super) mod arms;
 pub(super) mod progress;
 
 use std::num::NonZeroUsize;
