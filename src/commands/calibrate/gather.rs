@@ -27,6 +27,8 @@ pub struct Gathered {
     pub kv_tokens: Option<u64>,
     /// Passes by model.
     pub samples: Vec<Vec<Sample>>,
+    /// The passes are rows of a measured table.
+    pub measured_table: bool,
     /// What is known of acceptance.
     pub evidence: Evidence,
     /// The traces.
@@ -177,6 +179,13 @@ impl Gathered {
     /// # Errors
     /// A file that is no cost table, with its line.
     pub fn add_table(&mut self, path: &Path) -> anyhow::Result<()> {
+        // Medians are not passes: one of them would weigh as one of thousands.
+        ensure!(
+            self.samples.iter().all(Vec::is_empty),
+            "{}: the traces have pass times of their own: calibrate the table apart",
+            path.display()
+        );
+        self.measured_table = true;
         for row in read_table(&path.to_path_buf())? {
             let wrong = row.rows == 0 || row.new_tokens < row.rows || row.context_tokens < 0.0;
             ensure!(

@@ -21,8 +21,12 @@ pub fn page(
     mut notes: Vec<String>,
     command: &str,
 ) -> FitReport {
-    let mut sections = vec![costs(fits, profile)];
-    if fits.pool.len() > 1 {
+    let mut sections = Vec::new();
+    if gathered.samples.iter().any(|samples| !samples.is_empty()) {
+        sections.push(costs(fits, profile));
+    }
+    let evidence = &gathered.evidence;
+    if fits.pool.len() > 1 && !(evidence.texts.is_empty() && evidence.blocks.is_empty()) {
         sections.extend([
             matrix(fits),
             variation(fits, &mut notes),
@@ -63,6 +67,13 @@ fn or_why<T>(fit: &Fitted<T>, text: impl Fn(&T) -> String) -> String {
     match fit {
         Ok(value) => text(value),
         Err(shortage) => shortage.to_string(),
+    }
+}
+
+fn requests(estimate: &Fitted<Estimate>) -> String {
+    match estimate {
+        Ok(estimate) => estimate.requests.to_string(),
+        Err(shortage) => shortage.got.to_string(),
     }
 }
 
@@ -165,9 +176,9 @@ fn matrix(fits: &Fits) -> FitSection {
                 Origin::Triangle => "never seen: triangle",
                 Origin::Nothing => "nothing known",
             };
-            let requests = match pair.origin {
-                Origin::Scores => or_why(&pair.scores, |e| e.requests.to_string()),
-                _ => or_why(&pair.rounds, |e| e.requests.to_string()),
+            let behind = match pair.origin {
+                Origin::Scores => requests(&pair.scores),
+                _ => requests(&pair.rounds),
             };
             rows.push(vec![
                 class.class.clone(),
@@ -175,7 +186,7 @@ fn matrix(fits: &Fits) -> FitSection {
                 origin.into(),
                 pair.acceptance.map_or_else(|| "-".into(), |a| format!("{a:.3}")),
                 interval(pair.interval),
-                requests,
+                behind,
                 or_why(&pair.rounds, |e: &Estimate| format!("{:.3} ({:.3} to {:.3})", e.mean, e.low, e.high)),
             ]);
         }

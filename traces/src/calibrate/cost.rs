@@ -16,6 +16,8 @@ use super::{Fitted, enough};
 
 /// Passes of a model below which its times are not fitted.
 pub const LEAST_PASSES: usize = 50;
+/// Rows of a measured table below which a model's times are not fitted.
+pub const LEAST_ROWS: usize = 10;
 /// Passes below which a cell of the table is left open.
 pub const LEAST_IN_CELL: usize = 4;
 /// A gap before the next pass counts up to this many times the pass.
@@ -120,6 +122,24 @@ impl ModelCosts {
 /// [`super::Shortage`] below [`LEAST_PASSES`].
 pub fn fit(model: &str, samples: &[Sample]) -> Fitted<ModelCosts> {
     enough("passes", samples.len(), LEAST_PASSES)?;
+    Ok(fit_with(model, samples, table))
+}
+
+/// Fits the times of `model` from a table that was measured on purpose: every row is a cell of its own, and
+/// the table is judged by the rows that are left out of it.
+///
+/// # Errors
+/// [`super::Shortage`] below [`LEAST_ROWS`].
+pub fn fit_table(model: &str, rows: &[Sample]) -> Fitted<ModelCosts> {
+    enough("rows", rows.len(), LEAST_ROWS)?;
+    Ok(fit_with(model, rows, as_measured))
+}
+
+fn fit_with(
+    model: &str,
+    samples: &[Sample],
+    table: impl Fn(&str, &[Sample], &LinearTerms) -> Vec<TableRow>,
+) -> ModelCosts {
     let block = samples.len().div_ceil(BLOCKS);
     let fold_of = |index: usize| index / block % FOLDS;
     let (mut linear_errors, mut table_errors) = (Vec::new(), Vec::new());
@@ -159,7 +179,7 @@ pub fn fit(model: &str, samples: &[Sample]) -> Fitted<ModelCosts> {
     };
     let points = if costs.table_is_better() { by_table } else { by_terms };
     costs.points = points.iter().step_by(points.len().div_ceil(POINTS)).copied().collect();
-    Ok(costs)
+    costs
 }
 
 /// The terms of a pass, in the order of [`LinearTerms`].
@@ -240,6 +260,27 @@ fn table(model: &str, samples: &[Sample], terms: &LinearTerms) -> Vec<TableRow> 
                 new_tokens: rows * new,
                 context_tokens: f64::from(context),
                 seconds: ratios[ratios.len() / 2] * terms.seconds(&corner),
+            }
+        })
+        .collect()
+}
+
+/// The median of each shape that was measured.
+fn as_measured(model: &str, samples: &[Sample], _: &LinearTerms) -> Vec<TableRow> {
+    let mut cells: BTreeMap<(u32, u32, u64), Vec<f64>> = BTreeMap::new();
+    for Sample { shape, seconds, .. } in samples {
+        cells.entry((shape.rows, shape.new_tokens, shape.context_tokens)).or_default().push(*seconds);
+    }
+    cells
+        .into_iter()
+        .map(|((rows, new_tokens, context), mut seconds)| {
+            seconds.sort_by(f64::total_cmp);
+            TableRow {
+                model: model.to_owned(),
+                rows,
+                new_tokens,
+                context_tokens: context as f64 / f64::from(rows),
+                seconds: seconds[seconds.len() / 2],
             }
         })
         .collect()
