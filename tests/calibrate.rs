@@ -64,7 +64,6 @@ fn yaml(folder: &Folder, path: &str) -> Value {
 #[track_caller]
 fn near(found: &Value, truth: f64, within: f64) {
     let value = found.as_f64().unwrap_or(f64::NAN);
-    println!("{value} for {truth}");
     assert!((value - truth).abs() <= within, "{found} for {truth}, within {within}");
 }
 
@@ -148,7 +147,6 @@ fn a_simulation_is_recovered_from_its_traces_and_runs_again_from_them() {
     for arm in 0..3 {
         let tpot = |of: &Value| of["arms"][arm]["seeds"][0]["tpot_s"]["mean"].as_f64().unwrap();
         let change = tpot(&second) / tpot(&first) - 1.0;
-        println!("arm {arm}: TPOT {change:+.4}");
         assert!(change.abs() < 0.02, "arm {arm}: {change}");
     }
     let resolved = std::fs::read_to_string(folder.path().join("b/scenario.resolved.yaml")).unwrap();

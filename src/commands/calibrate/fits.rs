@@ -214,11 +214,14 @@ impl Fits {
             let rates: Option<Vec<f64>> = fit.pairs.iter().map(|pair| pair.acceptance).collect();
             let Some(rates) = rates else {
                 let missing = fit.pairs.iter().find(|pair| pair.acceptance.is_none());
-                let which = missing.map_or_else(String::new, |pair| self.pair(pair.drafter, pair.verifier));
-                notes.push(format!(
-                    "no acceptance of class {} in the profile: nothing is known of {which}",
-                    fit.class
-                ));
+                let why = missing.map_or_else(String::new, |pair| {
+                    let shortage =
+                        pair.scores.as_ref().err().filter(|s| s.got > 0).or(pair.rounds.as_ref().err());
+                    let shortage = shortage.map_or_else(String::new, ToString::to_string);
+                    format!("{}: {shortage}", self.pair(pair.drafter, pair.verifier))
+                });
+                let instead = if fit.class == ALL { "" } else { "; `all` stands for it" };
+                notes.push(format!("no acceptance of class {} in the profile{instead}: {why}", fit.class));
                 continue;
             };
             let weights = fit.pairs.iter().map(PairFit::weight).collect();

@@ -112,7 +112,7 @@ fn text(profile: &Profile, scored: bool) -> anyhow::Result<String> {
         None => "From measurements of another tool.".into(),
     };
     let costs = match &profile.costs {
-        Some(CostsRef::Table { table }) => format!("a table of medians in {table}"),
+        Some(CostsRef::Table { table }) => format!("the table {table}"),
         Some(_) => "a sum of terms for each model, in the pool's order".into(),
         None => "none".into(),
     };

@@ -96,8 +96,10 @@ fn costs(fits: &Fits, profile: &Profile) -> FitSection {
             "passes",
             "terms: median",
             "p95",
+            "total",
             "table: median",
             "p95",
+            "total",
             "cells",
             "per pass",
             "row",
@@ -121,8 +123,10 @@ fn costs(fits: &Fits, profile: &Profile) -> FitSection {
             costs.passes.to_string(),
             percent(costs.linear_error.median),
             percent(costs.linear_error.p95),
+            format!("{:.3}", costs.linear_error.total),
             costs.table_error.map_or_else(|| "-".into(), |error| percent(error.median)),
             costs.table_error.map_or_else(|| "-".into(), |error| percent(error.p95)),
+            costs.table_error.map_or_else(|| "-".into(), |error| format!("{:.3}", error.total)),
             costs.table.len().to_string(),
             micro(terms.pass_s.get()),
             micro(terms.row_s.get()),
@@ -150,7 +154,7 @@ fn costs(fits: &Fits, profile: &Profile) -> FitSection {
     };
     let words = format!(
         "Relative errors of passes that the fit had not seen: blocks of time, each held out once. A pass costs what passed until the \
-         next of its replica began, while requests ran. The better of terms and table is the one with the smaller mean error. {taken}"
+         next of its replica began, while requests ran. Total: all that was predicted over all that was observed. The better of terms and table is the one with the smaller mean error. {taken}"
     );
     let plots = if panels.is_empty() {
         Vec::new()
@@ -174,10 +178,13 @@ fn matrix(fits: &Fits) -> FitSection {
                 Origin::Scores => "scored tokens",
                 Origin::Rounds => "judged blocks",
                 Origin::Triangle => "never seen: triangle",
+                Origin::Nothing if requests(&pair.scores) != "0" || requests(&pair.rounds) != "0" => {
+                    "not enough data"
+                }
                 Origin::Nothing => "nothing known",
             };
             let behind = match pair.origin {
-                Origin::Scores => requests(&pair.scores),
+                Origin::Scores | Origin::Nothing => requests(&pair.scores),
                 _ => requests(&pair.rounds),
             };
             rows.push(vec![
