@@ -25,6 +25,8 @@ pub enum Command {
     /// Run a scenario on real models: tables, texts, report.
     #[cfg(feature = "engine")]
     Record(RecordArgs),
+    /// Compare policies on a recorded trace: the same requests, the same text, any chain.
+    Replay(ReplayArgs),
     /// Continue one prompt, its tokens coloured by the model that put them there.
     #[cfg(feature = "engine")]
     Generate(GenerateArgs),
@@ -137,6 +139,44 @@ pub struct RecordArgs {
     #[arg(long)]
     pub no_prompts: bool,
     /// Write tables, texts, plots and report into this folder.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// What goes to stdout.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+    /// No progress and no notes on stderr.
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Arguments of `replay`.
+#[derive(Debug, Args)]
+pub struct ReplayArgs {
+    /// A trace's folder, or a run's folder that holds one trace.
+    pub trace: PathBuf,
+    /// Price passes on this hardware of the catalog, or YAML file, instead of by the trace's own pass times.
+    #[arg(long, value_name = "NAME")]
+    pub hardware: Option<String>,
+    /// Replay this policy instead of the recorded scenario's: a name, or YAML such as
+    /// `static: {chain: [tiny, large], windows: [4]}`; repeatable. The first is what others are compared with.
+    #[arg(long = "policy", value_name = "POLICY")]
+    pub policies: Vec<String>,
+    /// Override a field of the recorded scenario, e.g. `workload.arrivals={poisson: {rate_per_s: 40}}`; repeatable.
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    pub sets: Vec<String>,
+    /// Replay this many requests, the trace's over and over; by default each once.
+    #[arg(long, value_name = "N")]
+    pub requests: Option<u64>,
+    /// Draw the luck of sampling this many times; greedy and coupled traces have none.
+    #[arg(long, value_name = "N")]
+    pub seeds: Option<u32>,
+    /// Read, check and size everything, print it, and replay nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Use this many threads; all cores by default. Results do not depend on it.
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<NonZeroUsize>,
+    /// Write tables, plots and report into this folder.
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// What goes to stdout.

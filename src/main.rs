@@ -25,6 +25,7 @@ use clap::Parser;
 fn main() -> ExitCode {
     let result = match Typed::parse().command {
         Command::Run(args) => commands::run::run(&args),
+        Command::Replay(args) => commands::replay::run(&args),
         #[cfg(feature = "engine")]
         Command::Record(args) => commands::record::run(&args),
         #[cfg(feature = "engine")]

@@ -10,6 +10,7 @@ pub mod profile;
 mod raw;
 #[cfg(feature = "engine")]
 mod recording;
+mod replayed;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -28,6 +29,7 @@ pub use costs::{Costs, read_table};
 pub use raw::{Admission, CostsRef, RawScenario, Sampling, Tables, Verify};
 #[cfg(feature = "engine")]
 pub use recording::{Member, Recording, resolve_recording};
+pub use replayed::{Asked, Replayed, default_name, resolve_replay};
 
 use crate::catalog::{self, CatalogError};
 use crate::workload_file;

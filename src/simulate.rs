@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use specrouter_routing::ids::ReplicaId;
 use specrouter_routing::luck::{Luck, Stream};
+use specrouter_routing::policy::Policy;
 use specrouter_routing::profile::Corrected;
 use specrouter_routing::record::{RequestRecord, Sink, Status};
 use specrouter_routing::replica::Replica;
@@ -41,14 +42,31 @@ pub fn simulate<S: Sink>(
     sink: &mut S,
     watch: &mut dyn FnMut(Progress) -> bool,
 ) -> anyhow::Result<Run> {
+    let policy = || Ok(arm.build(&scenario.pool, scenario.limits.max_block)?);
+    simulate_policy(scenario, &arm.members, &policy, workload, seed, sink, watch)
+}
+
+/// Runs a policy, made anew for every replica, over the pool's models at `members`; otherwise as [`simulate`].
+///
+/// # Errors
+/// As [`simulate`].
+pub fn simulate_policy<S: Sink>(
+    scenario: &Scenario,
+    members: &[usize],
+    policy: &dyn Fn() -> anyhow::Result<Box<dyn Policy>>,
+    workload: &Workload,
+    seed: u64,
+    sink: &mut S,
+    watch: &mut dyn FnMut(Progress) -> bool,
+) -> anyhow::Result<Run> {
     let luck = Luck::new(seed);
     let raw = &scenario.raw;
-    let costs = Arc::new(scenario.hardware.model(&scenario.pool, &arm.members, raw.tensor_parallel, luck)?);
-    let belief = scenario.profile.belief(&scenario.pool, &arm.members, raw.tensor_parallel);
-    let kv = vec![scenario.kv_tokens; arm.members.len()];
+    let costs = Arc::new(scenario.hardware.model(&scenario.pool, members, raw.tensor_parallel, luck)?);
+    let belief = scenario.profile.belief(&scenario.pool, members, raw.tensor_parallel);
+    let kv = vec![scenario.kv_tokens; members.len()];
     let servers = (0..raw.replicas).map(|id| {
         let id = ReplicaId(id);
-        let policy = arm.build(&scenario.pool, scenario.limits.max_block)?;
+        let policy = policy()?;
         let believed = Corrected::new(Arc::clone(&belief));
         let replica =
             Replica::new(id, scenario.limits.clone(), &kv, raw.limits.block_size, policy, believed)?;

@@ -13,6 +13,8 @@ pub mod acceptance;
 #[cfg(test)]
 mod at_once;
 pub mod backend;
+pub mod bound;
+pub mod clairvoyant;
 pub mod cost;
 pub mod drive;
 #[cfg(test)]

@@ -24,6 +24,17 @@ pub fn print(scenario: &Scenario, format: Format) -> Result<(), Failure> {
     print_facts(&scenario.name, facts, &arms, scenario.workload.notes(), format)
 }
 
+/// Prints the size of a replay.
+///
+/// # Errors
+/// [`Failure::Failed`] when stdout cannot be written.
+pub fn print_replay(scenario: &Scenario, notes: &[String], format: Format) -> Result<(), Failure> {
+    let facts = facts(scenario).into_iter().map(|(what, value)| (what.to_owned(), value)).collect();
+    let arms: Vec<&str> = scenario.arms.iter().map(|arm| arm.name.as_str()).collect();
+    let notes = [scenario.workload.notes(), notes].concat();
+    print_facts(&scenario.name, facts, &arms, &notes, format)
+}
+
 /// Prints what a scenario came to: facts, policies, notes.
 ///
 /// # Errors

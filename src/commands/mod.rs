@@ -12,6 +12,7 @@ pub mod policies;
 pub mod profile;
 #[cfg(feature = "engine")]
 pub mod record;
+pub mod replay;
 pub mod run;
 pub mod scenarios;
 pub mod schema;

@@ -52,6 +52,14 @@ pub(super) fn resolve(
     Ok(pool)
 }
 
+/// Can these models decode together?
+///
+/// # Errors
+/// What is wrong, in words.
+pub(super) fn check_pool(pool: &[ModelSpec]) -> Result<(), String> {
+    check(pool).map_err(|(index, message)| format!("pool[{index}]: {message}"))
+}
+
 /// The index of the model at fault, and what is wrong.
 fn check(pool: &[ModelSpec]) -> Result<(), (usize, String)> {
     let Some((target, below)) = pool.split_last() else { return Ok(()) };

@@ -344,7 +344,7 @@ fn workload(
         let class = Some(ClassId(u16::try_from(class).unwrap_or(u16::MAX)));
         let prompt_tokens = u32::try_from(prompt.tokens.len()).unwrap_or(u32::MAX);
         // An output is as long as it becomes; `max_tokens` and the context bound it.
-        rows.push(FileRow { arrival: Time::ZERO, prompt_tokens, output_tokens: 1, class });
+        rows.push(FileRow { arrival: Time::ZERO, prompt_tokens, output_tokens: 1, class, terms: None });
     }
     let name = raw.workload.file.as_ref().map_or_else(String::new, |file| file.display().to_string());
     let source = FileSource::InOrder(rows.into());

@@ -39,6 +39,7 @@ pub(super) fn read<R: BufRead>(lines: Lines<R>, limit: usize) -> Result<Vec<File
             prompt_tokens: row.tokens(1)?,
             output_tokens: row.tokens(2)?,
             class: None,
+            terms: None,
         });
     }
     Ok(rows)

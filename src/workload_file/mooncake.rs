@@ -42,6 +42,7 @@ pub(super) fn read<R: BufRead>(mut lines: Lines<R>, limit: usize) -> Result<Vec<
             prompt_tokens: tokens(place, "input_length", line.input_length)?,
             output_tokens: tokens(place, "output_length", line.output_length)?,
             class: None,
+            terms: None,
         });
     }
     if rows.is_empty() {

@@ -49,6 +49,7 @@ pub(super) fn read<R: BufRead>(
             prompt_tokens: row.tokens(1)?,
             output_tokens: row.tokens(2)?,
             class: class.map(|index| ClassId(index as u16)),
+            terms: None,
         });
     }
     Ok((rows, names))

@@ -18,5 +18,5 @@ pub use config::{
     WorkloadConfig, WorkloadError,
 };
 pub use lengths::{LengthLaw, normal_quantile};
-pub use resolve::{Class, FileRow, FileSource, FileWorkload, Size, Surroundings, Workload};
+pub use resolve::{Class, FileRow, FileSource, FileWorkload, Size, Surroundings, Terms, Workload};
 pub use stream::RequestStream;

@@ -24,6 +24,19 @@ pub struct FileRow {
     pub output_tokens: u32,
     /// Its class where the file says one.
     pub class: Option<ClassId>,
+    /// What else it asked for, where the file says so; its class's otherwise.
+    pub terms: Option<Terms>,
+}
+
+/// What a request asks for besides its text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Terms {
+    /// Most output tokens, at least 1.
+    pub limit: u32,
+    /// Admission order; higher goes first.
+    pub priority: u8,
+    /// Its targets.
+    pub slo: Slo,
 }
 
 /// What a workload file holds. Shared: every arm and seed reads the same rows.

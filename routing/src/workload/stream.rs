@@ -3,7 +3,7 @@
 use super::arrivals::Clock;
 use super::clients::ClientClock;
 use super::config::MAX_REQUESTS;
-use super::resolve::{ArrivalPlan, LengthPlan, Workload};
+use super::resolve::{ArrivalPlan, LengthPlan, Terms, Workload};
 use crate::ids::{ClassId, RequestId};
 use crate::luck::{Draws, Luck, Stream};
 use crate::request::{Request, Truth};
@@ -63,7 +63,7 @@ impl RequestStream {
         if let LengthPlan::InOrder(rows) = &plan.lengths {
             let row = rows[(id % rows.len() as u64) as usize]; // Checked: there is one.
             let class = row.class.unwrap_or_else(|| self.class(id));
-            return self.request(id, arrival, class, row.prompt_tokens, row.output_tokens);
+            return self.request(id, arrival, class, (row.prompt_tokens, row.output_tokens), row.terms);
         }
         let class = self.class(id);
         let (u, v) = self.lengths.uniform_pair(id, 0);
@@ -72,7 +72,7 @@ impl RequestStream {
             (_, Some((prompt, output))) => (prompt.at(u), output.at(v)),
             (_, None) => unreachable!("`check` demands laws of every class where nothing else gives lengths"),
         };
-        self.request(id, arrival, class, prompt, output)
+        self.request(id, arrival, class, (prompt, output), None)
     }
 
     /// The class of a request that no file gives one.
@@ -87,7 +87,14 @@ impl RequestStream {
         ClassId(index as u16)
     }
 
-    fn request(&self, id: u64, arrival: Time, class: ClassId, prompt: u32, output: u32) -> Request {
+    fn request(
+        &self,
+        id: u64,
+        arrival: Time,
+        class: ClassId,
+        (prompt, output): (u32, u32),
+        terms: Option<Terms>,
+    ) -> Request {
         let plan = &*self.workload.plan;
         let kind = &plan.classes[class.index()];
         let prompt_tokens = prompt.min(plan.max_prompt_tokens);
@@ -98,9 +105,9 @@ impl RequestStream {
             arrival,
             prompt_tokens,
             // A prompt that leaves no room keeps a limit of 1; admission is where it fails.
-            limit: kind.max_tokens.min(room).max(1),
-            priority: kind.priority,
-            slo: kind.slo,
+            limit: terms.map_or(kind.max_tokens, |terms| terms.limit).min(room).max(1),
+            priority: terms.map_or(kind.priority, |terms| terms.priority),
+            slo: terms.map_or(kind.slo, |terms| terms.slo),
             truth: Truth::new(output),
         }
     }
@@ -129,12 +136,12 @@ impl RequestStream {
             (ArrivalPlan::Clients(load), ArrivalClock::Clients(clock)) => {
                 let (nanos, histogram) = clock.advance(load, arrivals)?;
                 let lengths = load.lengths(histogram, self.lengths.uniform_pair(id, 0));
-                Arrived::With { nanos, lengths, class: None }
+                Arrived::With { nanos, lengths, class: None, terms: None }
             }
             (ArrivalPlan::Recorded(rows), _) => {
                 let row = rows.get(id as usize)?;
                 let lengths = (row.prompt_tokens, row.output_tokens);
-                Arrived::With { nanos: row.arrival.nanos(), lengths, class: row.class }
+                Arrived::With { nanos: row.arrival.nanos(), lengths, class: row.class, terms: row.terms }
             }
             (ArrivalPlan::Constant { rate_per_s }, _) => {
                 Arrived::At(Time::from_seconds(id as f64 / rate_per_s).ok()?)
@@ -145,9 +152,9 @@ impl RequestStream {
         let horizon = plan.horizon;
         let request = match arrived {
             Arrived::At(arrival) => self.drawn(id, arrival),
-            Arrived::With { nanos, lengths: (prompt, output), class } => {
+            Arrived::With { nanos, lengths, class, terms } => {
                 let class = class.unwrap_or_else(|| self.class(id));
-                self.request(id, self.sped_up(nanos)?, class, prompt, output)
+                self.request(id, self.sped_up(nanos)?, class, lengths, terms)
             }
         };
         if request.arrival >= horizon {
@@ -163,7 +170,7 @@ enum Arrived {
     /// When; its lengths are drawn.
     At(Time),
     /// Everything, at the file's own speed.
-    With { nanos: u64, lengths: (u32, u32), class: Option<ClassId> },
+    With { nanos: u64, lengths: (u32, u32), class: Option<ClassId>, terms: Option<Terms> },
 }
 
 impl Iterator for RequestStream {
@@ -242,6 +249,7 @@ mod tests {
             prompt_tokens,
             output_tokens,
             class: class.map(ClassId),
+            terms: None,
         };
         FileWorkload {
             name: "trace.csv".into(),

@@ -110,7 +110,7 @@ pub(crate) enum Scene {
 
 impl Recorded {
     /// Texts of a pool of `models` models from `tokens`, the positions of each text in a row and from the first on.
-    /// Request `n` has text `of[n]`, texts counted as they come.
+    /// Request `n` has text `of[n]`, texts counted as they come; past the last request the first one's comes again.
     ///
     /// # Errors
     /// [`RecordedError`], naming the request and the position.
@@ -191,7 +191,7 @@ impl Recorded {
     }
 
     fn text(&self, request: RequestId) -> &Text {
-        &self.texts[self.of[request.0 as usize] as usize]
+        &self.texts[self.of[request.0 as usize % self.of.len()] as usize]
     }
 
     /// The row of an output position; past the text's end, its last.

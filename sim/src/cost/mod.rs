@@ -197,6 +197,13 @@ impl CostModel {
     }
 }
 
+/// Prices without noise, for whoever bounds what a run may take.
+impl PassCosts for CostModel {
+    fn seconds(&self, model: ModelId, shape: &PassShape) -> f64 {
+        CostModel::seconds(self, model, shape)
+    }
+}
+
 /// Every model has meant dimensions and can be cut over `tensor_parallel` devices.
 fn check(models: &[ModelSpec], tensor_parallel: u32) -> Result<(), CostError> {
     for model in models {
@@ -214,4 +221,4 @@ fn check(models: &[ModelSpec], tensor_parallel: u32) -> Result<(), CostError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

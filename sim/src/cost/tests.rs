@@ -7,7 +7,7 @@ use specrouter_routing::units::Positive;
 
 use super::*;
 
-fn llama_8b() -> ModelSpec {
+pub(crate) fn llama_8b() -> ModelSpec {
     ModelSpec {
         name: "llama-3.1-8b".into(),
         source: "meta-llama/Llama-3.1-8B".into(),
@@ -27,7 +27,7 @@ fn llama_8b() -> ModelSpec {
     }
 }
 
-fn llama_70b() -> ModelSpec {
+pub(crate) fn llama_70b() -> ModelSpec {
     ModelSpec {
         name: "llama-3.1-70b".into(),
         layers: 80,
@@ -81,7 +81,7 @@ fn h100() -> HardwareSpec {
     }
 }
 
-fn cost(models: &[ModelSpec], tensor_parallel: u32) -> CostModel {
+pub(crate) fn cost(models: &[ModelSpec], tensor_parallel: u32) -> CostModel {
     CostModel::roofline(models, &h100(), tensor_parallel, Luck::new(1)).unwrap()
 }
 

@@ -3,6 +3,8 @@
 mod arms;
 pub(super) mod progress;
 
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -28,20 +30,54 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     if args.dry_run {
         return super::dry_run::print(&scenario, args.format);
     }
-    let out = args.out.clone().unwrap_or_else(|| files::default_folder(&args.scenario));
-    files::prepare(&out, &scenario.resolved_text()?)?;
+    let sets = args.sets.iter().map(|set| format!(" --set {set}")).collect::<String>();
+    let seeds = args.seeds.map(|seeds| format!(" --seeds {seeds}")).unwrap_or_default();
+    let told = Told {
+        out: args.out.clone().unwrap_or_else(|| files::default_folder(&args.scenario)),
+        jobs: args.jobs,
+        format: args.format,
+        quiet: args.quiet,
+        command: format!("specrouter run {}{sets}{seeds}", args.scenario),
+        notes: Vec::new(),
+    };
+    execute(&scenario, &told)
+}
+
+/// Where results go, and how.
+pub struct Told {
+    /// The run's folder.
+    pub out: PathBuf,
+    /// Threads; all cores when `None`.
+    pub jobs: Option<NonZeroUsize>,
+    /// What goes to stdout.
+    pub format: Format,
+    /// No progress and no notes on stderr.
+    pub quiet: bool,
+    /// The command that makes the report again.
+    pub command: String,
+    /// What a reader of the report must know, besides what the run itself finds.
+    pub notes: Vec<String>,
+}
+
+/// Simulates a scenario, prints its table and writes its folder.
+///
+/// # Errors
+/// As [`run`], for a scenario that is resolved.
+pub fn execute(scenario: &Scenario, args: &Told) -> Result<(), Failure> {
+    let out = &args.out;
+    files::prepare(out, &scenario.resolved_text()?)?;
     let stop = on_interrupt()?;
-    let workloads = workloads(&scenario, &stop)?;
-    let jobs = jobs(&scenario, workloads.len());
-    let threads = args.jobs.map_or_else(cores, std::num::NonZeroUsize::get).min(jobs.len());
+    let workloads = workloads(scenario, &stop)?;
+    let jobs = jobs(scenario, workloads.len());
+    let threads = args.jobs.map_or_else(cores, NonZeroUsize::get).min(jobs.len());
     let runs = (scenario.arms.len() * scenario.seeds.len()) as u64;
     let requests = workloads.iter().map(|(_, workload)| workload.size().requests * runs).sum();
     let bar = progress::bar(requests, jobs.len(), args.quiet);
-    let done = arms::run_all(&scenario, &workloads, &jobs, threads, &out, &bar, &stop);
+    let done = arms::run_all(scenario, &workloads, &jobs, threads, out, &bar, &stop);
     bar.finish();
     let done = done?;
     let finished = done.iter().flatten().count();
-    let report = report(&scenario, &workloads, &jobs, done, args);
+    let report = report(scenario, &workloads, &jobs, done, args);
     let interrupted = stop.load(Ordering::Relaxed) && finished < jobs.len();
     if report.arms.is_empty() {
         return Err(if interrupted {
@@ -50,7 +86,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
             anyhow::anyhow!("no arm ran").into()
         });
     }
-    files::write(&out, &report)?;
+    files::write(out, &report)?;
     match args.format {
         Format::Table => super::print(&report.text_table())?,
         Format::Json => super::print(&report.to_json())?,
@@ -66,7 +102,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
 }
 
 fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get)
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
 /// A flag that Ctrl-C raises.
@@ -110,9 +146,9 @@ fn report(
     workloads: &[(Option<f64>, Workload)],
     jobs: &[Job],
     done: Vec<Option<Done>>,
-    args: &RunArgs,
+    args: &Told,
 ) -> Report {
-    let mut notes: Vec<String> = scenario.workload.notes().to_vec();
+    let mut notes: Vec<String> = [scenario.workload.notes(), &args.notes].concat();
     let mut facts: Vec<(String, String)> =
         super::dry_run::facts(scenario).into_iter().map(|(what, value)| (what.to_owned(), value)).collect();
     if let Some(loads) = &scenario.loads
@@ -144,8 +180,6 @@ fn report(
             seeds: results.into_iter().map(|r| r.summary).collect(),
         });
     }
-    let sets = args.sets.iter().map(|set| format!(" --set {set}")).collect::<String>();
-    let seeds = args.seeds.map(|seeds| format!(" --seeds {seeds}")).unwrap_or_default();
     Report {
         title: scenario.name.clone(),
         scenario_name: scenario.name.clone(),
@@ -159,6 +193,6 @@ fn report(
         loads: scenario.loads.clone(),
         load_unit: "of target-only capacity".into(),
         notes,
-        command: format!("specrouter run {}{sets}{seeds}", args.scenario),
+        command: args.command.clone(),
     }
 }

@@ -1,0 +1,117 @@
+//! `specrouter replay`: policies compared on a recorded trace.
+
+use specrouter_routing::ids::ModelId;
+use specrouter_routing::policy::{Logged, Policy};
+use specrouter_routing::record::{RequestRecord, RoundRecord, Sink, Wants};
+
+use super::run::{Told, execute};
+use crate::args::ReplayArgs;
+use crate::failure::Failure;
+use crate::scenario::{Asked, Replayed, Scenario, default_name, resolve_replay};
+use crate::simulate::simulate_policy;
+use crate::trace;
+
+/// Replays the trace under every policy, prints the table and writes the report.
+///
+/// # Errors
+/// [`Failure::BadInput`] for a trace that cannot be replayed, [`Failure::Interrupted`] after Ctrl-C with what had
+/// finished written, [`Failure::Failed`] for the rest.
+pub fn run(args: &ReplayArgs) -> Result<(), Failure> {
+    let trace = trace::open(&args.trace).map_err(Failure::BadInput)?;
+    let asked = Asked {
+        hardware: args.hardware.as_deref(),
+        policies: &args.policies,
+        seeds: args.seeds,
+        requests: args.requests,
+        sets: &args.sets,
+    };
+    let Replayed { scenario, rounds } = resolve_replay(&trace, &asked).map_err(Failure::BadInput)?;
+    let mut notes = Vec::new();
+    notes.extend(law(&scenario, &rounds, trace.run().decoding.by_agreement())?);
+    let told = Told {
+        out: args
+            .out
+            .clone()
+            .unwrap_or_else(|| std::path::Path::new("out").join(default_name(trace.folder()))),
+        jobs: args.jobs,
+        format: args.format,
+        quiet: args.quiet,
+        command: command(args),
+        notes,
+    };
+    if args.dry_run {
+        return super::dry_run::print_replay(&scenario, &told.notes, args.format);
+    }
+    execute(&scenario, &told)
+}
+
+/// The command that makes the report again.
+fn command(args: &ReplayArgs) -> String {
+    let mut command = format!("specrouter replay {}", args.trace.display());
+    args.hardware.iter().for_each(|hardware| command += &format!(" --hardware {hardware}"));
+    args.policies.iter().for_each(|policy| command += &format!(" --policy '{policy}'"));
+    args.sets.iter().for_each(|set| command += &format!(" --set {set}"));
+    args.requests.iter().for_each(|requests| command += &format!(" --requests {requests}"));
+    args.seeds.iter().for_each(|seeds| command += &format!(" --seeds {seeds}"));
+    command
+}
+
+/// The law of replay on this very trace: under its own plans, what is replayed has the accepted lengths that were
+/// recorded. Certain where choices must agree; of a sampled trace, means are compared.
+fn law(scenario: &Scenario, rounds: &[RoundRecord], certain: bool) -> anyhow::Result<Option<String>> {
+    if !rounds.iter().any(|round| round.drafted > 0) {
+        return Ok(None);
+    }
+    // Plans are given, so memory must not shorten them.
+    let mut roomy = scenario.clone();
+    roomy.kv_tokens = u64::from(roomy.limits.context) * u64::from(roomy.limits.max_running.max(1));
+    let target = ModelId((scenario.pool.len() - 1) as u8);
+    let logged = || Ok(Box::new(Logged::new(target, rounds)) as Box<dyn Policy>);
+    let members: Vec<usize> = (0..scenario.pool.len()).collect();
+    let mut replayed = Rounds::default();
+    let seed = scenario.raw.seed;
+    simulate_policy(&roomy, &members, &logged, &scenario.workload, seed, &mut replayed, &mut |_| true)?;
+    if certain {
+        let mut all = replayed.0;
+        all.sort_unstable_by_key(|round| (round.request, round.round));
+        let found = |round: &RoundRecord| {
+            let key = (round.request, round.round);
+            let at = all.binary_search_by_key(&key, |r| (r.request, r.round)).ok()?;
+            Some((all[at].position, all[at].accepted, all[at].emitted))
+        };
+        let same =
+            |round: &&RoundRecord| found(round) == Some((round.position, round.accepted, round.emitted));
+        let reproduced = rounds.iter().filter(same).count();
+        return Ok(Some(format!(
+            "law of replay: under its logged plans the trace has the accepted length it had in {reproduced} of {} rounds",
+            rounds.len()
+        )));
+    }
+    let mean = |rounds: &[RoundRecord]| {
+        let judged: Vec<f64> =
+            rounds.iter().filter(|r| r.drafted > 0).map(|r| f64::from(r.accepted)).collect();
+        judged.iter().sum::<f64>() / judged.len().max(1) as f64
+    };
+    Ok(Some(format!(
+        "law of replay: under its logged plans a round keeps {:.3} drafted tokens in the mean, recorded were {:.3} in {} rounds",
+        mean(&replayed.0),
+        mean(rounds),
+        rounds.len()
+    )))
+}
+
+/// Keeps rounds.
+#[derive(Default)]
+struct Rounds(Vec<RoundRecord>);
+
+impl Sink for Rounds {
+    fn wants(&self) -> Wants {
+        Wants { rounds: true, ..Wants::default() }
+    }
+
+    fn request(&mut self, _: &RequestRecord) {}
+
+    fn round(&mut self, record: &RoundRecord) {
+        self.0.push(*record);
+    }
+}
