@@ -152,11 +152,14 @@ pub struct RecordArgs {
 /// Arguments of `replay`.
 #[derive(Debug, Args)]
 pub struct ReplayArgs {
-    /// A trace's folder, or a run's folder that holds one trace.
+    /// A trace's folder, or a run's: of its arms, the one with the most text.
     pub trace: PathBuf,
     /// Price passes on this hardware of the catalog, or YAML file, instead of by the trace's own pass times.
     #[arg(long, value_name = "NAME")]
     pub hardware: Option<String>,
+    /// Price passes by this profile of `specrouter calibrate`; policies know it too.
+    #[arg(long, value_name = "FILE")]
+    pub profile: Option<String>,
     /// Replay this policy instead of the recorded scenario's: a name, or YAML such as
     /// `static: {chain: [tiny, large], windows: [4]}`; repeatable. The first is what others are compared with.
     #[arg(long = "policy", value_name = "POLICY")]
@@ -167,6 +170,9 @@ pub struct ReplayArgs {
     /// Replay this many requests, the trace's over and over; by default each once.
     #[arg(long, value_name = "N")]
     pub requests: Option<u64>,
+    /// Leave out `clairvoyant`, `hindsight` and the bound.
+    #[arg(long)]
+    pub no_references: bool,
     /// Draw the luck of sampling this many times; greedy and coupled traces have none.
     #[arg(long, value_name = "N")]
     pub seeds: Option<u32>,

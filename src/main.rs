@@ -7,6 +7,8 @@ mod failure;
 mod files;
 mod keep;
 mod nearest;
+mod pass_times;
+mod references;
 mod scenario;
 #[cfg(feature = "engine")]
 mod score;

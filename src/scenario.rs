@@ -24,7 +24,7 @@ use specrouter_routing::workload::{Arrivals, Surroundings, Workload, WorkloadCon
 use specrouter_sim::acceptance::Source;
 use specrouter_sim::cost::CostError;
 
-pub use arms::Arm;
+pub use arms::{Arm, Decides, build};
 pub use costs::{Costs, read_table};
 pub use raw::{Admission, CostsRef, RawScenario, Sampling, Tables, Verify};
 #[cfg(feature = "engine")]

@@ -15,7 +15,8 @@ use specrouter_sim::backend::SimBackend;
 use specrouter_sim::drive::{self, Bounds, Ended, Progress};
 use specrouter_sim::simulator::Simulator;
 
-use crate::scenario::{Arm, Scenario};
+use crate::references;
+use crate::scenario::{Arm, Decides, Scenario, build};
 
 /// What a run left behind, besides what its sink kept.
 pub struct Run {
@@ -42,7 +43,14 @@ pub fn simulate<S: Sink>(
     sink: &mut S,
     watch: &mut dyn FnMut(Progress) -> bool,
 ) -> anyhow::Result<Run> {
-    let policy = || Ok(arm.build(&scenario.pool, scenario.limits.max_block)?);
+    let policy = || -> anyhow::Result<Box<dyn Policy>> {
+        Ok(match &arm.decides {
+            Decides::Policy(config) => {
+                build(config, &scenario.pool, &arm.members, scenario.limits.max_block)?
+            }
+            Decides::Clairvoyant => Box::new(references::clairvoyant(scenario, workload, seed)),
+        })
+    };
     simulate_policy(scenario, &arm.members, &policy, workload, seed, sink, watch)
 }
 
@@ -105,8 +113,8 @@ pub fn capacity(scenario: &Scenario, watch: &mut dyn FnMut(Progress) -> bool) ->
     let mut single = scenario.clone();
     single.raw.replicas = 1;
     let members = (0..scenario.pool.len()).collect();
-    let policy = specrouter_routing::policy::PolicyConfig::TargetOnly;
-    let arm = Arm { name: "target_only".into(), policy, members, other_output: false };
+    let decides = Decides::Policy(specrouter_routing::policy::PolicyConfig::TargetOnly);
+    let arm = Arm { name: "target_only".into(), decides, members, other_output: false, label: "" };
     let mut ends = Ends::default();
     simulate(&single, &arm, &workload, scenario.raw.seed, &mut ends, watch)?;
     let (first, last) = (ends.0.len() / 4, ends.0.len() * 3 / 4);

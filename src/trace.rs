@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use specrouter_traces::{MANIFEST_FILE, Trace};
+use specrouter_traces::{MANIFEST_FILE, Table, Trace};
 
 use crate::scenario::RawScenario;
 use crate::yaml::Document;
@@ -52,6 +52,23 @@ pub fn open(path: &Path) -> anyhow::Result<Trace> {
             bail!("{}: expected one trace, got {}:\n  {}", path.display(), names.len(), names.join("\n  "))
         }
     }
+}
+
+/// The trace to replay at or below `path`: of several arms of a run, the one with the most scored tokens, the first by
+/// name among equals. (Whatever the policy was, the text is distributed as the target's.)
+///
+/// # Errors
+/// As [`find`]; a manifest that is none.
+pub fn open_one_of(path: &Path) -> anyhow::Result<Trace> {
+    let mut best: Option<(u64, Trace)> = None;
+    for folder in find(path)? {
+        let trace = Trace::open(&folder)?;
+        let rows = trace.manifest().rows(Table::Tokens).unwrap_or_default();
+        if best.as_ref().is_none_or(|(most, _)| rows > *most) {
+            best = Some((rows, trace));
+        }
+    }
+    best.map(|(_, trace)| trace).context("no trace")
 }
 
 /// The scenario that a trace was made from, with `sets` applied.

@@ -6,6 +6,7 @@
 //! [`SeedResult::reduce`] turns that into a [`SeedSummary`] of bounded size, and a [`Report`] shows
 //! the summaries of all arms.
 
+mod bound;
 pub mod collect;
 pub mod compare;
 mod distribution;
@@ -20,6 +21,7 @@ pub mod timeline;
 
 use specrouter_routing::slo::Slo;
 
+pub use bound::{BoundReport, share};
 pub use collect::{Collector, Columns, Keep};
 pub use compare::{Across, Comparison, Interval, Metric};
 pub use distribution::{Cdf, Stats, percentile};
@@ -69,6 +71,8 @@ pub struct Report {
     pub loads: Option<Vec<f64>>,
     /// What a load is a number of, such as `requests/s` or `of target-only capacity`.
     pub load_unit: String,
+    /// What no policy can beat, where it was computed.
+    pub bound: Option<BoundReport>,
     /// What a reader must know: shortened plans, extrapolations, interrupted arms.
     pub notes: Vec<String>,
     /// The command that makes this report again.

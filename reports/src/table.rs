@@ -26,6 +26,8 @@ pub(crate) struct Document<'a> {
     load_unit: &'a str,
     arms: Vec<Arm<'a>>,
     comparisons: Vec<Comparison>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    bound: Option<&'a crate::BoundReport>,
     notes: &'a [String],
 }
 
@@ -81,6 +83,7 @@ impl<'a> Document<'a> {
             load_unit: &report.load_unit,
             arms: report.arms.iter().map(Arm::new).collect(),
             comparisons: report.comparisons(),
+            bound: report.bound.as_ref(),
             notes: &report.notes,
         }
     }
@@ -140,6 +143,10 @@ pub(crate) fn text(report: &Report) -> String {
     }
     if report.arms.iter().any(|arm| arm.other_output) {
         out += "* other output: another target model, outside comparisons\n";
+    }
+    if let Some(bound) = crate::bound::text(report) {
+        out += &bound;
+        out.push('\n');
     }
     for note in &report.notes {
         out += &format!("note: {note}\n");

@@ -1,12 +1,12 @@
 //! `specrouter replay`: policies compared on a recorded trace.
 
-use specrouter_routing::ids::ModelId;
 use specrouter_routing::policy::{Logged, Policy};
 use specrouter_routing::record::{RequestRecord, RoundRecord, Sink, Wants};
 
-use super::run::{Told, execute};
+use super::run::{Told, execute, on_interrupt};
 use crate::args::ReplayArgs;
 use crate::failure::Failure;
+use crate::references;
 use crate::scenario::{Asked, Replayed, Scenario, default_name, resolve_replay};
 use crate::simulate::simulate_policy;
 use crate::trace;
@@ -17,18 +17,31 @@ use crate::trace;
 /// [`Failure::BadInput`] for a trace that cannot be replayed, [`Failure::Interrupted`] after Ctrl-C with what had
 /// finished written, [`Failure::Failed`] for the rest.
 pub fn run(args: &ReplayArgs) -> Result<(), Failure> {
-    let trace = trace::open(&args.trace).map_err(Failure::BadInput)?;
+    let trace = trace::open_one_of(&args.trace).map_err(Failure::BadInput)?;
     let asked = Asked {
         hardware: args.hardware.as_deref(),
+        profile: args.profile.as_deref(),
         policies: &args.policies,
         seeds: args.seeds,
         requests: args.requests,
         sets: &args.sets,
     };
-    let Replayed { scenario, rounds } = resolve_replay(&trace, &asked).map_err(Failure::BadInput)?;
+    let Replayed { mut scenario, rounds } = resolve_replay(&trace, &asked).map_err(Failure::BadInput)?;
     let mut notes = Vec::new();
     notes.extend(law(&scenario, &rounds, trace.run().decoding.by_agreement())?);
+    let mut bound = None;
+    if !args.no_references && !args.dry_run {
+        let stop = on_interrupt()?;
+        let best = references::hindsight_arm(&scenario, &stop)?;
+        scenario.arms.push(references::clairvoyant_arm(&scenario));
+        scenario.arms.extend(best);
+        bound = references::bound(&scenario, &stop)?;
+        if stop.load(std::sync::atomic::Ordering::Relaxed) {
+            return Err(Failure::Interrupted("no arm had begun".into()));
+        }
+    }
     let told = Told {
+        bound,
         out: args
             .out
             .clone()
@@ -49,6 +62,7 @@ pub fn run(args: &ReplayArgs) -> Result<(), Failure> {
 fn command(args: &ReplayArgs) -> String {
     let mut command = format!("specrouter replay {}", args.trace.display());
     args.hardware.iter().for_each(|hardware| command += &format!(" --hardware {hardware}"));
+    args.profile.iter().for_each(|profile| command += &format!(" --profile {profile}"));
     args.policies.iter().for_each(|policy| command += &format!(" --policy '{policy}'"));
     args.sets.iter().for_each(|set| command += &format!(" --set {set}"));
     args.requests.iter().for_each(|requests| command += &format!(" --requests {requests}"));
@@ -65,7 +79,7 @@ fn law(scenario: &Scenario, rounds: &[RoundRecord], certain: bool) -> anyhow::Re
     // Plans are given, so memory must not shorten them.
     let mut roomy = scenario.clone();
     roomy.kv_tokens = u64::from(roomy.limits.context) * u64::from(roomy.limits.max_running.max(1));
-    let target = ModelId((scenario.pool.len() - 1) as u8);
+    let target = references::target(scenario);
     let logged = || Ok(Box::new(Logged::new(target, rounds)) as Box<dyn Policy>);
     let members: Vec<usize> = (0..scenario.pool.len()).collect();
     let mut replayed = Rounds::default();

@@ -13,24 +13,38 @@ use crate::yaml::Document;
 pub struct Arm {
     /// What tells it from the others; unique.
     pub name: String,
-    /// What builds it.
-    pub policy: PolicyConfig,
+    /// What builds its policy.
+    pub decides: Decides,
     /// The models it hosts, as indices into the scenario's pool.
     pub members: Vec<usize>,
     /// Its text comes from another target: shown, never ranked.
     pub other_output: bool,
+    /// One line for people; may be empty.
+    pub label: &'static str,
 }
 
-impl Arm {
-    /// The policy, for one replica.
-    ///
-    /// # Errors
-    /// [`PolicyError`]; [`super::resolve`] has met it before.
-    pub fn build(&self, pool: &[ModelSpec], max_block: u32) -> Result<Box<dyn Policy>, PolicyError> {
-        let members: Vec<ModelSpec> = self.members.iter().map(|&index| pool[index].clone()).collect();
-        let names: Vec<String> = members.iter().map(|model| model.name.clone()).collect();
-        self.policy.build(&PolicyPool { names: &names, candidates: Candidates::of_pool(&members), max_block })
-    }
+/// Who decides in an arm.
+#[derive(Clone, Debug)]
+pub enum Decides {
+    /// A policy, by its configuration.
+    Policy(PolicyConfig),
+    /// The reference that knows each request's future.
+    Clairvoyant,
+}
+
+/// The policy of `config` over the pool's models at `members`, for one replica.
+///
+/// # Errors
+/// [`PolicyError`]; [`super::resolve`] has met it before.
+pub fn build(
+    config: &PolicyConfig,
+    pool: &[ModelSpec],
+    members: &[usize],
+    max_block: u32,
+) -> Result<Box<dyn Policy>, PolicyError> {
+    let members: Vec<ModelSpec> = members.iter().map(|&index| pool[index].clone()).collect();
+    let names: Vec<String> = members.iter().map(|model| model.name.clone()).collect();
+    config.build(&PolicyPool { names: &names, candidates: Candidates::of_pool(&members), max_block })
 }
 
 /// Names every policy and builds it once, so that what is wrong with it is known before the run.
@@ -78,12 +92,12 @@ pub(super) fn resolve(
         // Parameters that a label does not show tell these apart, so they are counted.
         let same = policies[..index].iter().filter(|other| other.label() == label).count();
         let name = if same == 0 { label } else { format!("{label} #{}", same + 1) };
-        let arm = Arm { name, policy: policy.clone(), members, other_output };
-        arm.build(pool, max_block).map_err(|e| {
+        let label = if other_output { "other output" } else { "" };
+        build(policy, pool, &members, max_block).map_err(|e| {
             let place = format!("{place}.{}.{}", policy.name(), field(policy, &e));
             document.error(&place, with_numbers(&e, pool))
         })?;
-        arms.push(arm);
+        arms.push(Arm { name, decides: Decides::Policy(policy.clone()), members, other_output, label });
     }
     Ok(arms)
 }

@@ -17,8 +17,9 @@ use specrouter_routing::workload::{
 use specrouter_sim::acceptance::{Recorded, Source};
 use specrouter_traces::Trace;
 
-use super::costs::{self, Costs};
+use super::costs;
 use super::{Paths, RawScenario, Scenario, arms, kv_tokens, limits, pool, seeds};
+use crate::pass_times;
 use crate::trace;
 use crate::yaml::Document;
 
@@ -27,6 +28,8 @@ use crate::yaml::Document;
 pub struct Asked<'a> {
     /// Hardware that takes the place of the trace's own pass times.
     pub hardware: Option<&'a str>,
+    /// A profile that takes their place, and is what policies know.
+    pub profile: Option<&'a str>,
     /// Policies that take the place of the recorded scenario's, as YAML.
     pub policies: &'a [String],
     /// Luck is drawn this many times.
@@ -62,17 +65,25 @@ pub fn resolve_replay(trace: &Trace, asked: &Asked<'_>) -> anyhow::Result<Replay
     }
     let seeds = seeds(&raw, &document)?;
 
-    let texts = Texts::read(trace)?;
+    let mut texts = Texts::read(trace)?;
     let hardware = match &raw.hardware {
         Some(written) => costs::hardware(written, &pool, &document, &paths)?,
-        None => own_costs(trace, &pool)?,
+        None => match &raw.profile {
+            Some(written) => costs::known("profile", written, &pool, &document, &paths)?,
+            None => {
+                let (costs, said) = pass_times::of_trace(trace, &pool)?;
+                texts.notes.push(said);
+                costs
+            }
+        },
     };
-    let profile = match (&raw.profile, &hardware) {
-        (Some(written), _) => costs::known("profile", written, &pool, &document, &paths)?,
-        (None, own) => own.clone(),
+    // On hardware of the catalog policies know its data sheet; what was measured they know as well.
+    let profile = match &raw.profile {
+        Some(written) => costs::known("profile", written, &pool, &document, &paths)?,
+        None => hardware.clone(),
     };
     let kv_tokens = match &raw.hardware {
-        Some(_) => kv_tokens(&raw, &pool, &hardware, &document)?,
+        Some(_) => kv_tokens(&raw, &pool, &hardware, None, &document)?,
         None => raw.limits.kv_tokens.unwrap_or(run.kv_tokens),
     };
     let limits = limits(&raw, &pool, kv_tokens, &document)?;
@@ -110,6 +121,7 @@ fn sets(asked: &Asked<'_>) -> Vec<String> {
     let mut sets = asked.sets.to_vec();
     sets.extend(asked.seeds.map(|seeds| format!("seeds={seeds}")));
     sets.extend(asked.hardware.map(|hardware| format!("hardware={hardware}")));
+    sets.extend(asked.profile.map(|profile| format!("profile={profile}")));
     if !asked.policies.is_empty() {
         sets.push(format!("policies=[{}]", asked.policies.join(", ")));
     }
@@ -130,12 +142,6 @@ fn description(trace: &Trace) -> String {
                 "What was kept is drawn again for every seed with the recorded chances: intervals are conditional on this trace.",
         }
     )
-}
-
-/// Pass times of the trace itself.
-fn own_costs(trace: &Trace, pool: &[ModelSpec]) -> anyhow::Result<Costs> {
-    let _ = pool;
-    bail!("{}: name the hardware to price passes with, e.g. --hardware h100-sxm", trace.folder().display())
 }
 
 /// The finished and scored requests of a trace.

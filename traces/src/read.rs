@@ -13,6 +13,7 @@ use crate::error::TraceError;
 use crate::manifest::{Manifest, Part, Run};
 use crate::part::Digest;
 use crate::rows::{Frame, Row};
+use crate::schema::Table;
 
 /// A trace on disk, its manifest read and checked.
 ///
@@ -41,6 +42,11 @@ impl Trace {
     /// What the trace is of and what it has.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
+    }
+
+    /// Has it such a table.
+    pub fn has(&self, table: Table) -> bool {
+        self.manifest.tables.contains_key(table.name())
     }
 
     /// What was run.

@@ -147,7 +147,7 @@ impl Least {
 
     /// The least from every position to the end of the output, over chains of the target and models of
     /// `allowed`, a bit mask; `[position]`, the first token (position 0) not counted.
-    pub fn to_go(&mut self, verdicts: &Verdicts, allowed: usize) -> &[u64] {
+    pub fn rest(&mut self, verdicts: &Verdicts, allowed: usize) -> &[u64] {
         let (models, tokens, width) = (verdicts.models(), verdicts.tokens(), self.most + 1);
         let mut to_go = std::mem::take(&mut self.to_go);
         to_go.clear();

@@ -138,14 +138,18 @@ impl Bound {
         self.device_seconds() / f64::from(self.replicas.max(1))
     }
 
-    /// Most output tokens per second.
+    /// Most output tokens per second; 0 of no requests.
     pub fn tokens_per_second(&self) -> f64 {
-        self.tokens() as f64 / self.seconds()
+        self.per_second(self.tokens())
     }
 
-    /// Most requests per second.
+    /// Most requests per second; 0 of no requests.
     pub fn requests_per_second(&self) -> f64 {
-        self.requests.iter().filter(|r| r.tokens > 0).count() as f64 / self.seconds()
+        self.per_second(self.requests.iter().filter(|r| r.tokens > 0).count() as u64)
+    }
+
+    fn per_second(&self, count: u64) -> f64 {
+        if count == 0 { 0.0 } else { count as f64 / self.seconds() }
     }
 
     /// Most requests that meet all their targets.
@@ -171,6 +175,7 @@ struct Work<'a> {
     coins: Coins,
     /// Most tokens of a block.
     most: usize,
+    /// Most tokens that a row's cache holds, and the mean at half of the outputs.
     longest: u32,
     mean_context: u32,
     solo: Solo<'a>,
@@ -199,7 +204,8 @@ impl<'a> Work<'a> {
             passes,
             coins: Coins::new(world.luck),
             most,
-            longest: texts().map(|(prompt, t)| prompt + t.tokens).max().unwrap_or(1),
+            // Drafts may run past a stop token that they do not know of.
+            longest: texts().map(|(prompt, t)| prompt + t.tokens + MAX_BLOCK).max().unwrap_or(1),
             mean_context: (context / texts().count().max(1) as u64) as u32,
             solo: Solo::new(passes, world.models, most),
             prefill: Prefill::new(passes, world.models - 1, prompt),
@@ -243,7 +249,7 @@ impl<'a> Work<'a> {
 
     /// The cost of the output after its first token, under the prices that `least` was made with.
     fn decode(&mut self, tokens: u32) -> u64 {
-        if tokens < 2 { 0 } else { self.least.to_go(&self.verdicts, usize::MAX)[1] }
+        if tokens < 2 { 0 } else { self.least.rest(&self.verdicts, usize::MAX)[1] }
     }
 
     fn device_seconds(&mut self, request: &Request) -> f64 {

@@ -114,7 +114,7 @@ impl Clairvoyant {
             future.to_go.resize(sets, Vec::new());
             for (set, to_go) in future.to_go.iter_mut().enumerate() {
                 to_go.clear();
-                to_go.extend_from_slice(self.least.to_go(&future.verdicts, set));
+                to_go.extend_from_slice(self.least.rest(&future.verdicts, set));
             }
         }
     }

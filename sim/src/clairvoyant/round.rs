@@ -113,7 +113,8 @@ pub(super) fn useful_plans(
                 plans.extend(ChainPlan::new(&chain, &windows));
             }
             let Some(at) = (0..windows.len()).rev().find(|&i| windows[i] < most[i]) else { break };
-            windows[at] += 1;
+            // Singly up to 8, then in steps of a quarter; the longest is always among them.
+            windows[at] = (windows[at] + (windows[at] / 4).max(1)).min(most[at]);
             windows[at + 1..].fill(1);
         }
     }

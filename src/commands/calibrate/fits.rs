@@ -110,7 +110,7 @@ impl Fits {
             .collect();
         Self {
             pool: gathered.pool.clone(),
-            table_is_better: table_is_better(&costs),
+            table_is_better: cost::table_is_better(costs.iter().filter_map(|(_, costs)| costs.as_ref().ok())),
             costs,
             classes,
             courses,
@@ -272,17 +272,6 @@ impl Fits {
             Err(_) => FittedVariation { signal_correlation, ..FittedVariation::default() },
         }
     }
-}
-
-/// One fit for all models, since a scenario names one: the smaller mean error over all held-out passes.
-fn table_is_better(costs: &[(String, Fitted<ModelCosts>)]) -> bool {
-    let (mut linear, mut table, mut whole) = (0.0, 0.0, true);
-    for costs in costs.iter().filter_map(|(_, costs)| costs.as_ref().ok()) {
-        linear += costs.linear_error.mean * costs.passes as f64;
-        table += costs.table_error.map_or(0.0, |error| error.mean * costs.passes as f64);
-        whole &= costs.table_error.is_some();
-    }
-    whole && table < linear
 }
 
 /// Four significant digits, for files that people read.

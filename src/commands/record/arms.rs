@@ -24,7 +24,7 @@ use specrouter_traces::{Member, Mode, Run, Tables, TraceWriter};
 use super::texts::{StepBook, Texts};
 use crate::commands::run::progress::Bar;
 use crate::keep::{Both, folder};
-use crate::scenario::{self, Arm, Recording};
+use crate::scenario::{self, Arm, Decides, Recording, build};
 use crate::score::score;
 
 /// The models of the pool, which one arm after another uses.
@@ -100,7 +100,8 @@ pub fn record(
     };
 
     let raw = &recording.raw;
-    let policy = arm.build(&recording.pool, recording.limits.max_block)?;
+    let Decides::Policy(config) = &arm.decides else { unreachable!("a recording's arms are policies") };
+    let policy = build(config, &recording.pool, &arm.members, recording.limits.max_block)?;
     let kv = vec![recording.kv_tokens; pool.len()];
     let believed = Corrected::new(Arc::clone(&around.belief));
     let (id, limits) = (ReplicaId(0), recording.limits.clone());

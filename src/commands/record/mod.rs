@@ -217,6 +217,7 @@ fn report(recording: &Recording, done: Vec<Vec<SeedSummary>>, device: &str, args
         arms: arms.collect(),
         loads: None,
         load_unit: String::new(),
+        bound: None,
         notes: recording.workload.notes().to_vec(),
         command: format!("specrouter record {}{sets}", args.scenario),
     }

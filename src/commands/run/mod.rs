@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use specrouter_reports::{ArmResult, Report};
+use specrouter_reports::{ArmResult, BoundReport, Report};
 use specrouter_routing::workload::Workload;
 
 use crate::args::{Format, RunArgs};
@@ -38,6 +38,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
         format: args.format,
         quiet: args.quiet,
         command: format!("specrouter run {}{sets}{seeds}", args.scenario),
+        bound: None,
         notes: Vec::new(),
     };
     execute(&scenario, &told)
@@ -55,6 +56,8 @@ pub struct Told {
     pub quiet: bool,
     /// The command that makes the report again.
     pub command: String,
+    /// What no policy can beat, where that was computed.
+    pub bound: Option<BoundReport>,
     /// What a reader of the report must know, besides what the run itself finds.
     pub notes: Vec<String>,
 }
@@ -173,7 +176,7 @@ fn report(
         }
         arms.push(ArmResult {
             policy: arm.name.clone(),
-            label: if arm.other_output { "other output".into() } else { String::new() },
+            label: arm.label.into(),
             other_output: arm.other_output,
             load: workloads[group[0].load].0,
             pool: arm.members.iter().map(|&index| scenario.pool[index].name.clone()).collect(),
@@ -192,6 +195,7 @@ fn report(
         arms,
         loads: scenario.loads.clone(),
         load_unit: "of target-only capacity".into(),
+        bound: args.bound.clone(),
         notes,
         command: args.command.clone(),
     }

@@ -122,6 +122,17 @@ impl ModelCosts {
     }
 }
 
+/// One fit for all models, since a scenario names one: the table, if its mean error over all held-out passes is smaller.
+pub fn table_is_better<'a>(costs: impl IntoIterator<Item = &'a ModelCosts>) -> bool {
+    let (mut linear, mut table, mut whole) = (0.0, 0.0, true);
+    for costs in costs {
+        linear += costs.linear_error.mean * costs.passes as f64;
+        table += costs.table_error.map_or(0.0, |error| error.mean * costs.passes as f64);
+        whole &= costs.table_error.is_some();
+    }
+    whole && table < linear
+}
+
 /// Fits the times of `model` from its samples, in order of time.
 ///
 /// # Errors

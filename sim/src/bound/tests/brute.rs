@@ -136,7 +136,7 @@ fn both(source: &Source, seed: u64, models: usize, output: u32, prices: &Free) -
         let asked = out.len();
         out[1..].copy_from_slice(&prices.steps[model][1..asked]);
     });
-    let bound = least.to_go(&verdicts, usize::MAX)[1];
+    let bound = least.rest(&verdicts, usize::MAX)[1];
     let mut sequence = Sequence { request: text.request, output, ..Sequence::default() };
     let best = with_law!(source, law => {
         law.admit(&coins, &mut sequence);

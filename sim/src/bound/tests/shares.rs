@@ -33,7 +33,7 @@ impl Mixed {
 /// shares.
 #[test]
 fn no_pass_costs_less_than_its_rows_are_charged() {
-    let (mut nearest, mut worlds) = (f64::INFINITY, 0);
+    let mut nearest = f64::INFINITY;
     for seed in 0..300u64 {
         let dice = &mut Dice::new(seed);
         let models = dice.range(2, 4) as usize;
@@ -69,15 +69,14 @@ fn no_pass_costs_less_than_its_rows_are_charged() {
             );
             nearest = nearest.min(price * PICOS / (picos as f64).max(1.0));
         }
-        worlds += 1;
     }
-    assert!(worlds == 300 && nearest < 1.01, "shares that no pass comes near: {nearest}");
+    assert!(nearest < 1.01, "shares that no pass comes near: {nearest}");
 }
 
 /// The best price of equal rows, per row, is no share of a mixed pass: why weights are needed.
 #[test]
 fn the_best_batch_of_equals_does_not_bound_a_mix() {
-    // Passes take 1 up to 8 tokens and 3 beyond, or 3 at exactly 8: sevens and nines are best alone.
+    // Five tokens meet a fast kernel, which no number of rows of 2 or of 3 can fill.
     let price = |tokens: u32| if tokens == 5 { 1.0 } else { 4.0 };
     let best_of_equals =
         |own: u32| (1..=4u32).map(|rows| price(own * rows) / f64::from(rows)).fold(f64::INFINITY, f64::min);

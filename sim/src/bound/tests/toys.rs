@@ -211,7 +211,7 @@ pub(crate) fn costs(dice: &mut Dice, models: usize) -> (Arc<dyn PassCosts>, bool
 impl Toy {
     pub fn random(seed: u64) -> Self {
         let dice = &mut Dice::new(seed);
-        let models = dice.range(2, 4) as usize;
+        let models = dice.range(1, 4) as usize;
         let (costs, falling) = costs(dice, models);
         let max_block = dice.range(1, 8);
         let limits = Limits {
@@ -384,7 +384,7 @@ impl Policy for Switching {
                 _ => StopRule::Never,
             };
             plan.push(chain.stopping(stop));
-            let model = ModelId(self.dice.range(0, self.models as u32 - 2) as u8);
+            let model = ModelId(self.dice.range(0, self.models as u32 - 1) as u8);
             if self.dice.chance(0.1) && !chain.uses(model) {
                 plan.probe(Probe { slot, model });
             }
