@@ -226,6 +226,7 @@ fn what_cannot_be_calibrated_is_named() {
         .with("column.csv", "drafter,verifer,drafted,accepted\n")
         .with("none.csv", head)
         .with("table.csv", "model,rows,new_tokens,context_tokens,seconds\nm,2,1,0,1\n")
+        .with("bare.csv", "model,rows,new_tokens,context_tokens,seconds\n")
         .with("empty/readme.txt", "");
     let rounds = |file: &str| refused(&folder, &["calibrate", "--from-rounds", file]);
     insta::assert_snapshot!(rounds("more.csv"), @"error: more.csv: line 2: accepted: expected at most 4, got 5");
@@ -234,6 +235,7 @@ fn what_cannot_be_calibrated_is_named() {
     insta::assert_snapshot!(rounds("column.csv"), @"error: column.csv: line 1: unknown column `verifer`; did you mean `verifier`?");
     insta::assert_snapshot!(rounds("none.csv"), @"error: none.csv: expected rounds, got none");
     insta::assert_snapshot!(refused(&folder, &["calibrate", "--from-table", "table.csv"]), @"error: table.csv: expected rows of at least one token each, a context of 0 or more and seconds above 0, got TableRow { model: \"m\", rows: 2, new_tokens: 1, context_tokens: 0.0, seconds: 1.0 }");
+    insta::assert_snapshot!(refused(&folder, &["calibrate", "--from-table", "bare.csv"]), @"error: bare.csv: expected rows of measured passes, got none");
     insta::assert_snapshot!(refused(&folder, &["calibrate", "empty"]), @"error: empty: expected a trace's folder (one with a manifest.json), or a run's");
 }
 

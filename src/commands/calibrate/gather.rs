@@ -186,7 +186,9 @@ impl Gathered {
             path.display()
         );
         self.measured_table = true;
-        for row in read_table(&path.to_path_buf())? {
+        let rows = read_table(&path.to_path_buf())?;
+        ensure!(!rows.is_empty(), "{}: expected rows of measured passes, got none", path.display());
+        for row in rows {
             let wrong = row.rows == 0 || row.new_tokens < row.rows || row.context_tokens < 0.0;
             ensure!(
                 !wrong && row.seconds > 0.0 && row.seconds.is_finite() && row.context_tokens.is_finite(),
