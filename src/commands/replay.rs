@@ -29,9 +29,8 @@ pub fn run(args: &ReplayArgs) -> Result<(), Failure> {
     let Replayed { mut scenario, rounds } = resolve_replay(&trace, &asked).map_err(Failure::BadInput)?;
     let mut notes = Vec::new();
     notes.extend(law(&scenario, &rounds, trace.run().decoding.by_agreement())?);
-    let mut bound = None;
+    let (mut bound, stop) = (None, on_interrupt()?);
     if !args.no_references && !args.dry_run {
-        let stop = on_interrupt()?;
         let best = references::hindsight_arm(&scenario, &stop)?;
         scenario.arms.push(references::clairvoyant_arm(&scenario));
         scenario.arms.extend(best);
@@ -41,6 +40,7 @@ pub fn run(args: &ReplayArgs) -> Result<(), Failure> {
         }
     }
     let told = Told {
+        stop,
         bound,
         out: args
             .out

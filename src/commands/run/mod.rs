@@ -38,6 +38,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
         format: args.format,
         quiet: args.quiet,
         command: format!("specrouter run {}{sets}{seeds}", args.scenario),
+        stop: on_interrupt()?,
         bound: None,
         notes: Vec::new(),
     };
@@ -56,6 +57,8 @@ pub struct Told {
     pub quiet: bool,
     /// The command that makes the report again.
     pub command: String,
+    /// Raised by Ctrl-C.
+    pub stop: Arc<AtomicBool>,
     /// What no policy can beat, where that was computed.
     pub bound: Option<BoundReport>,
     /// What a reader of the report must know, besides what the run itself finds.
@@ -69,14 +72,14 @@ pub struct Told {
 pub fn execute(scenario: &Scenario, args: &Told) -> Result<(), Failure> {
     let out = &args.out;
     files::prepare(out, &scenario.resolved_text()?)?;
-    let stop = on_interrupt()?;
-    let workloads = workloads(scenario, &stop)?;
+    let stop = &args.stop;
+    let workloads = workloads(scenario, stop)?;
     let jobs = jobs(scenario, workloads.len());
     let threads = args.jobs.map_or_else(cores, NonZeroUsize::get).min(jobs.len());
     let runs = (scenario.arms.len() * scenario.seeds.len()) as u64;
     let requests = workloads.iter().map(|(_, workload)| workload.size().requests * runs).sum();
     let bar = progress::bar(requests, jobs.len(), args.quiet);
-    let done = arms::run_all(scenario, &workloads, &jobs, threads, out, &bar, &stop);
+    let done = arms::run_all(scenario, &workloads, &jobs, threads, out, &bar, stop);
     bar.finish();
     let done = done?;
     let finished = done.iter().flatten().count();
