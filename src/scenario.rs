@@ -144,7 +144,9 @@ pub fn resolve(name: &str, sets: &[String]) -> Result<Scenario, ScenarioError> {
         (None, Some(calibrated)) => calibrated.costs(&pool)?,
         (None, None) => return Err(document.error("", "hardware is missing: `run` simulates and must know what passes cost; a scenario with `engine` is for `specrouter record`").into()),
     };
-    let profile = costs::profile(raw.profile.as_ref(), &hardware, &pool, &document, &paths)?;
+    // A profile of acceptance alone leaves what is known of costs as it is without one.
+    let believed = raw.profile.as_ref().filter(|_| calibrated.as_ref().is_none_or(profile::Read::has_costs));
+    let profile = costs::profile(believed, &hardware, &pool, &document, &paths)?;
     let measured_kv = calibrated.as_ref().and_then(profile::Read::kv_tokens);
     let kv_tokens = kv_tokens(&raw, &pool, &hardware, measured_kv, &document)?;
     let limits = limits(&raw, &pool, kv_tokens, &document)?;

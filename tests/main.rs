@@ -5,6 +5,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod bad_input;
+mod calibrate;
 mod command;
 mod costs;
 mod floors;

@@ -183,8 +183,11 @@ impl FitReport {
     pub fn text(&self) -> String {
         let mut out = String::new();
         for part in &self.sections {
-            for table in part.tables.iter().filter(|table| !table.rows.is_empty()) {
-                out += &format!("{}\n", part.title);
+            let tables = part.tables.iter().filter(|table| !table.rows.is_empty());
+            for (index, table) in tables.enumerate() {
+                if index == 0 {
+                    out += &format!("{}\n", part.title);
+                }
                 let rows: Vec<Vec<String>> =
                     std::iter::once(&table.head).chain(&table.rows).cloned().collect();
                 out += &table::aligned(&rows, &(0..table.words).collect::<Vec<_>>());

@@ -143,6 +143,11 @@ impl Read {
         Self::of(&source.document()?, source.folder.as_deref())
     }
 
+    /// Does it say what passes cost.
+    pub(super) fn has_costs(&self) -> bool {
+        self.profile.costs.is_some()
+    }
+
     /// What passes of the scenario's `pool` cost.
     ///
     /// # Errors
@@ -151,7 +156,7 @@ impl Read {
         let (document, profile) = (&self.document, &self.profile);
         let paths = Paths { document, folder: self.folder.as_deref() };
         let Some(costs) = &profile.costs else {
-            let message = "costs is missing: the traces had not enough passes of every model; calibrate on more, or name another profile";
+            let message = "costs is missing: there were not enough passes of every model; calibrate on more, or say `hardware`";
             return Err(document.error("", message).into());
         };
         let CostsRef::Linear { linear } = costs else {

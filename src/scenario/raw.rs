@@ -39,6 +39,7 @@ pub struct RawScenario {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub engine: Option<serde_json::Value>,
     /// What policies know of costs beforehand: the path of a profile YAML file, a table, or linear terms.
+    /// A profile that `calibrate` wrote also stands for `hardware` and `acceptance` where they are absent.
     /// The default is the hardware's data sheet; for `record`, a short measurement.
     #[serde(default)]
     pub profile: Option<CostsRef>,

@@ -76,11 +76,12 @@ impl Fits {
     /// Fits everything.
     pub fn of(gathered: &Gathered) -> Self {
         let evidence = &gathered.evidence;
+        let fit = if gathered.measured_table { cost::fit_table } else { cost::fit };
         let costs: Vec<(String, Fitted<ModelCosts>)> = gathered
             .pool
             .iter()
             .zip(&gathered.samples)
-            .map(|(name, samples)| (name.clone(), cost::fit(name, samples)))
+            .map(|(name, samples)| (name.clone(), fit(name, samples)))
             .collect();
         let mut classes: Vec<ClassFit> = Vec::new();
         if evidence.classes.len() > 1 || evidence.classes.iter().any(|class| class != ALL) {
@@ -141,9 +142,10 @@ impl Fits {
         let costs = match whole {
             Some(_) if self.table_is_better => Some(CostsRef::Table { table: table.to_owned() }),
             Some(all) => {
-                let linear: Vec<LinearTerms> = all.iter().map(|costs| costs.linear).collect();
+                let linear: Vec<LinearTerms> = all.iter().map(|costs| written(&costs.linear)).collect();
                 Some(CostsRef::Linear { linear })
             }
+            None if gathered.samples.iter().all(Vec::is_empty) => None,
             None => {
                 for (name, costs) in &self.costs {
                     if let Err(shortage) = costs {
@@ -212,11 +214,14 @@ impl Fits {
             let rates: Option<Vec<f64>> = fit.pairs.iter().map(|pair| pair.acceptance).collect();
             let Some(rates) = rates else {
                 let missing = fit.pairs.iter().find(|pair| pair.acceptance.is_none());
-                let which = missing.map_or_else(String::new, |pair| self.pair(pair.drafter, pair.verifier));
-                notes.push(format!(
-                    "no acceptance of class {} in the profile: nothing is known of {which}",
-                    fit.class
-                ));
+                let why = missing.map_or_else(String::new, |pair| {
+                    let shortage =
+                        pair.scores.as_ref().err().filter(|s| s.got > 0).or(pair.rounds.as_ref().err());
+                    let shortage = shortage.map_or_else(String::new, ToString::to_string);
+                    format!("{}: {shortage}", self.pair(pair.drafter, pair.verifier))
+                });
+                let instead = if fit.class == ALL { "" } else { "; `all` stands for it" };
+                notes.push(format!("no acceptance of class {} in the profile{instead}: {why}", fit.class));
                 continue;
             };
             let weights = fit.pairs.iter().map(PairFit::weight).collect();
@@ -271,9 +276,18 @@ impl Fits {
 
 /// Four significant digits, for files that people read.
 fn short(value: f64) -> f64 {
-    if value == 0.0 || !value.is_finite() {
-        return 0.0;
-    }
-    let scale = 10f64.powi(3 - value.abs().log10().floor() as i32);
-    (value * scale).round() / scale
+    digits(value, 4)
+}
+
+fn digits(value: f64, count: usize) -> f64 {
+    // Through the text, so that the file shows no more than these.
+    format!("{value:.*e}", count - 1).parse().unwrap_or(value)
+}
+
+/// Terms as files show them: to six digits, far below the error of any fit.
+fn written(terms: &LinearTerms) -> LinearTerms {
+    let LinearTerms { pass_s, row_s, token_s, context_token_s, pair_s } = *terms;
+    let [row, token, context, pair] =
+        [row_s, token_s, context_token_s, pair_s].map(|term| digits(term.get(), 6));
+    LinearTerms::new(digits(pass_s.get(), 6), row, token, context, pair).unwrap_or(*terms)
 }

@@ -27,6 +27,8 @@ pub struct Gathered {
     pub kv_tokens: Option<u64>,
     /// Passes by model.
     pub samples: Vec<Vec<Sample>>,
+    /// The passes are rows of a measured table.
+    pub measured_table: bool,
     /// What is known of acceptance.
     pub evidence: Evidence,
     /// The traces.
@@ -177,7 +179,16 @@ impl Gathered {
     /// # Errors
     /// A file that is no cost table, with its line.
     pub fn add_table(&mut self, path: &Path) -> anyhow::Result<()> {
-        for row in read_table(&path.to_path_buf())? {
+        // Medians are not passes: one of them would weigh as one of thousands.
+        ensure!(
+            self.samples.iter().all(Vec::is_empty),
+            "{}: the traces have pass times of their own: calibrate the table apart",
+            path.display()
+        );
+        self.measured_table = true;
+        let rows = read_table(&path.to_path_buf())?;
+        ensure!(!rows.is_empty(), "{}: expected rows of measured passes, got none", path.display());
+        for row in rows {
             let wrong = row.rows == 0 || row.new_tokens < row.rows || row.context_tokens < 0.0;
             ensure!(
                 !wrong && row.seconds > 0.0 && row.seconds.is_finite() && row.context_tokens.is_finite(),

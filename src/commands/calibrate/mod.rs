@@ -63,7 +63,7 @@ pub fn make(args: &CalibrateArgs) -> Result<(Fits, FitReport, PathBuf), Failure>
     if !fits.table().is_empty() {
         files::put(&out.join(COSTS), &table(&fits))?;
     }
-    files::put(&out.join(PROFILE), &text(&profile)?)?;
+    files::put(&out.join(PROFILE), &text(&profile, !gathered.evidence.texts.is_empty())?)?;
     files::put(&out.join("fit.html"), &report.html().map_err(anyhow::Error::new)?)?;
     let json = serde_json::to_string_pretty(&fits).map_err(anyhow::Error::new)?;
     files::put(&out.join("fit.json"), &(json + "\n"))?;
@@ -116,15 +116,23 @@ fn table(fits: &Fits) -> String {
 }
 
 /// The profile as YAML, under a heading for people.
-fn text(profile: &Profile) -> anyhow::Result<String> {
-    let device = profile.measured.device.as_deref().unwrap_or("another tool's measurements");
-    let kind = match &profile.costs {
-        Some(CostsRef::Table { table }) => format!("a table of medians in {table}"),
+fn text(profile: &Profile, scored: bool) -> anyhow::Result<String> {
+    let source = match &profile.measured.device {
+        Some(device) => format!("Measured on {device}."),
+        None => "From measurements of another tool.".into(),
+    };
+    let costs = match &profile.costs {
+        Some(CostsRef::Table { table }) => format!("the table {table}"),
         Some(_) => "a sum of terms for each model, in the pool's order".into(),
-        None => "not enough data".into(),
+        None => "none".into(),
+    };
+    let acceptance = match &profile.acceptance {
+        Some(_) if scored => "means over committed positions",
+        Some(_) => "of judged blocks, low where it varies",
+        None => "none",
     };
     let mut text = format!(
-        "# Measured on {device}.\n# Costs: {kind}. Acceptance: means over committed positions.\n\
+        "# {source}\n# Costs: {costs}. Acceptance: {acceptance}.\n\
          # In a scenario: `profile: {PROFILE}`; without `hardware` and `acceptance` it stands for them too.\n"
     );
     for (model, errors) in &profile.fit.costs {

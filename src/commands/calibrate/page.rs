@@ -21,8 +21,12 @@ pub fn page(
     mut notes: Vec<String>,
     command: &str,
 ) -> FitReport {
-    let mut sections = vec![costs(fits, profile)];
-    if fits.pool.len() > 1 {
+    let mut sections = Vec::new();
+    if gathered.samples.iter().any(|samples| !samples.is_empty()) {
+        sections.push(costs(fits, profile));
+    }
+    let evidence = &gathered.evidence;
+    if fits.pool.len() > 1 && !(evidence.texts.is_empty() && evidence.blocks.is_empty()) {
         sections.extend([
             matrix(fits),
             variation(fits, &mut notes),
@@ -66,6 +70,13 @@ fn or_why<T>(fit: &Fitted<T>, text: impl Fn(&T) -> String) -> String {
     }
 }
 
+fn requests(estimate: &Fitted<Estimate>) -> String {
+    match estimate {
+        Ok(estimate) => estimate.requests.to_string(),
+        Err(shortage) => shortage.got.to_string(),
+    }
+}
+
 fn interval(ends: Option<(f64, f64)>) -> String {
     ends.map_or_else(|| "-".into(), |(low, high)| format!("{low:.3} to {high:.3}"))
 }
@@ -85,8 +96,10 @@ fn costs(fits: &Fits, profile: &Profile) -> FitSection {
             "passes",
             "terms: median",
             "p95",
+            "total",
             "table: median",
             "p95",
+            "total",
             "cells",
             "per pass",
             "row",
@@ -110,8 +123,10 @@ fn costs(fits: &Fits, profile: &Profile) -> FitSection {
             costs.passes.to_string(),
             percent(costs.linear_error.median),
             percent(costs.linear_error.p95),
+            format!("{:.3}", costs.linear_error.total),
             costs.table_error.map_or_else(|| "-".into(), |error| percent(error.median)),
             costs.table_error.map_or_else(|| "-".into(), |error| percent(error.p95)),
+            costs.table_error.map_or_else(|| "-".into(), |error| format!("{:.3}", error.total)),
             costs.table.len().to_string(),
             micro(terms.pass_s.get()),
             micro(terms.row_s.get()),
@@ -139,7 +154,7 @@ fn costs(fits: &Fits, profile: &Profile) -> FitSection {
     };
     let words = format!(
         "Relative errors of passes that the fit had not seen: blocks of time, each held out once. A pass costs what passed until the \
-         next of its replica began, while requests ran. The better of terms and table is the one with the smaller mean error. {taken}"
+         next of its replica began, while requests ran. Total: all that was predicted over all that was observed. The better of terms and table is the one with the smaller mean error. {taken}"
     );
     let plots = if panels.is_empty() {
         Vec::new()
@@ -163,11 +178,14 @@ fn matrix(fits: &Fits) -> FitSection {
                 Origin::Scores => "scored tokens",
                 Origin::Rounds => "judged blocks",
                 Origin::Triangle => "never seen: triangle",
+                Origin::Nothing if requests(&pair.scores) != "0" || requests(&pair.rounds) != "0" => {
+                    "not enough data"
+                }
                 Origin::Nothing => "nothing known",
             };
-            let requests = match pair.origin {
-                Origin::Scores => or_why(&pair.scores, |e| e.requests.to_string()),
-                _ => or_why(&pair.rounds, |e| e.requests.to_string()),
+            let behind = match pair.origin {
+                Origin::Scores | Origin::Nothing => requests(&pair.scores),
+                _ => requests(&pair.rounds),
             };
             rows.push(vec![
                 class.class.clone(),
@@ -175,7 +193,7 @@ fn matrix(fits: &Fits) -> FitSection {
                 origin.into(),
                 pair.acceptance.map_or_else(|| "-".into(), |a| format!("{a:.3}")),
                 interval(pair.interval),
-                requests,
+                behind,
                 or_why(&pair.rounds, |e: &Estimate| format!("{:.3} ({:.3} to {:.3})", e.mean, e.low, e.high)),
             ]);
         }

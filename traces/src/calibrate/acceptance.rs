@@ -77,7 +77,9 @@ pub fn matrix(evidence: &Evidence, class: Option<usize>) -> Vec<PairFit> {
             let known = match (&scores, &rounds) {
                 (Ok(scores), _) => Some((Origin::Scores, scores.mean, Some((scores.low, scores.high)))),
                 (_, Ok(rounds)) => Some((Origin::Rounds, rounds.mean, Some((rounds.low, rounds.high)))),
-                // Blocks without requests: a number, and no interval.
+                // Few requests are not enough, however many their tokens.
+                _ if mine.iter().any(|block| block.cluster.is_some()) => None,
+                // Blocks of unknown requests: a number, and no interval.
                 _ => pooled(&mine).map(|rate| (Origin::Rounds, rate, None)),
             };
             let (origin, acceptance, interval) =

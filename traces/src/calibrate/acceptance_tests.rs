@@ -60,6 +60,7 @@ fn intervals_over_requests_cover_what_they_say() {
 fn too_few_requests_are_not_enough_and_then_the_triangle_speaks() {
     let mut few = evidence(FLAT, 3, 19, Some(50), 4, 1);
     insta::assert_snapshot!(matrix(&few, None)[0].scores.unwrap_err(), @"not enough data: 19 requests, 20 needed");
+    assert!(matrix(&few, None).iter().all(|pair| pair.acceptance.is_none()));
     // Blocks of two pairs, from sources that name no request: numbers without intervals, and the third bounded.
     few.texts.clear();
     let block = |drafter, verifier, accepted| Block {

@@ -16,6 +16,8 @@ use super::{Fitted, enough};
 
 /// Passes of a model below which its times are not fitted.
 pub const LEAST_PASSES: usize = 50;
+/// Rows of a measured table below which a model's times are not fitted.
+pub const LEAST_ROWS: usize = 10;
 /// Passes below which a cell of the table is left open.
 pub const LEAST_IN_CELL: usize = 4;
 /// A gap before the next pass counts up to this many times the pass.
@@ -73,17 +75,23 @@ pub struct HeldOut {
     pub p95: f64,
     /// Their mean: the fit with the smaller one is the better.
     pub mean: f64,
+    /// Σ predicted / Σ observed: what the fit makes of the whole time.
+    pub total: f64,
 }
 
 impl HeldOut {
-    fn of(mut errors: Vec<f64>) -> Option<Self> {
+    /// Of `(predicted, observed)` seconds; `None` without any.
+    fn of(pairs: &[(f64, f64)]) -> Option<Self> {
+        let mut errors: Vec<f64> = pairs.iter().map(|(p, o)| (p - o).abs() / o).collect();
         errors.sort_by(f64::total_cmp);
+        let (predicted, observed) = pairs.iter().fold((0.0, 0.0), |(p, o), pair| (p + pair.0, o + pair.1));
         let at = |share: f64| errors.get((errors.len() as f64 * share) as usize).copied();
         Some(Self {
             passes: errors.len(),
             median: at(0.5)?,
             p95: at(0.95)?,
             mean: errors.iter().sum::<f64>() / errors.len() as f64,
+            total: predicted / observed,
         })
     }
 }
@@ -99,7 +107,7 @@ pub struct ModelCosts {
     pub linear: LinearTerms,
     /// Its error.
     pub linear_error: HeldOut,
-    /// Medians of cells, empty where no cell had enough passes.
+    /// One row for each cell, empty where no cell had enough passes.
     pub table: Vec<TableRow>,
     /// Its error; `None` without a table in every fold.
     pub table_error: Option<HeldOut>,
@@ -131,9 +139,26 @@ pub fn table_is_better<'a>(costs: impl IntoIterator<Item = &'a ModelCosts>) -> b
 /// [`super::Shortage`] below [`LEAST_PASSES`].
 pub fn fit(model: &str, samples: &[Sample]) -> Fitted<ModelCosts> {
     enough("passes", samples.len(), LEAST_PASSES)?;
+    Ok(fit_with(model, samples, table))
+}
+
+/// Fits the times of `model` from a table that was measured on purpose: every row is a cell of its own, and
+/// the table is judged by the rows that are left out of it.
+///
+/// # Errors
+/// [`super::Shortage`] below [`LEAST_ROWS`].
+pub fn fit_table(model: &str, rows: &[Sample]) -> Fitted<ModelCosts> {
+    enough("rows", rows.len(), LEAST_ROWS)?;
+    Ok(fit_with(model, rows, as_measured))
+}
+
+fn fit_with(
+    model: &str,
+    samples: &[Sample],
+    table: impl Fn(&str, &[Sample], &LinearTerms) -> Vec<TableRow>,
+) -> ModelCosts {
     let block = samples.len().div_ceil(BLOCKS);
     let fold_of = |index: usize| index / block % FOLDS;
-    let (mut linear_errors, mut table_errors) = (Vec::new(), Vec::new());
     let (mut by_terms, mut by_table) = (Vec::new(), Vec::new());
     for fold in 0..FOLDS {
         let part = |held: bool| -> Vec<Sample> {
@@ -144,20 +169,14 @@ pub fn fit(model: &str, samples: &[Sample]) -> Fitted<ModelCosts> {
         let terms = linear(&seen);
         let grid = Table::of_one(model, &table(model, &seen, &terms)).ok();
         for sample in &held {
-            let error = |predicted: f64| (predicted - sample.seconds).abs() / sample.seconds;
-            let predicted = terms.seconds(&sample.shape);
-            linear_errors.push(error(predicted));
-            by_terms.push((predicted, sample.seconds));
+            by_terms.push((terms.seconds(&sample.shape), sample.seconds));
             if let Some(grid) = &grid {
-                let predicted = grid.seconds_checked(ModelId(0), &sample.shape).0;
-                table_errors.push(error(predicted));
-                by_table.push((predicted, sample.seconds));
+                by_table.push((grid.seconds_checked(ModelId(0), &sample.shape).0, sample.seconds));
             }
         }
     }
-    let judged = linear_errors.len();
     let terms = linear(samples);
-    let linear_error = HeldOut::of(linear_errors);
+    let linear_error = HeldOut::of(&by_terms);
     let linear_error = linear_error.expect("every block of the samples, which are not few, was held out");
     let mut costs = ModelCosts {
         model: model.to_owned(),
@@ -165,12 +184,12 @@ pub fn fit(model: &str, samples: &[Sample]) -> Fitted<ModelCosts> {
         linear: terms,
         linear_error,
         table: table(model, samples, &terms),
-        table_error: HeldOut::of(table_errors).filter(|error| error.passes == judged),
+        table_error: HeldOut::of(&by_table).filter(|error| error.passes == by_terms.len()),
         points: Vec::new(),
     };
     let points = if costs.table_is_better() { by_table } else { by_terms };
     costs.points = points.iter().step_by(points.len().div_ceil(POINTS)).copied().collect();
-    Ok(costs)
+    costs
 }
 
 /// The terms of a pass, in the order of [`LinearTerms`].
@@ -225,8 +244,11 @@ fn linear(samples: &[Sample]) -> LinearTerms {
         .expect("the squares of finite times are finite, and no coefficient is negative")
 }
 
-/// Medians over cells of half-octaves in rows, new tokens per row and context. A pass is brought to its
-/// cell's corner by the ratio of the terms, so that a cell's width does not blur it.
+/// Trimmed means over cells of half-octaves in rows, new tokens per row and context. A pass is brought to
+/// its cell's corner by the ratio of the terms, so that a cell's width does not blur it.
+///
+/// Not medians: a small model's pass takes several times as long when another model's weights have taken
+/// its place in the cache, every few passes, and a simulation needs what they take together.
 fn table(model: &str, samples: &[Sample], terms: &LinearTerms) -> Vec<TableRow> {
     let mut cells: BTreeMap<(u32, u32, u32), Vec<f64>> = BTreeMap::new();
     for sample in samples {
@@ -250,7 +272,35 @@ fn table(model: &str, samples: &[Sample], terms: &LinearTerms) -> Vec<TableRow> 
                 rows,
                 new_tokens: rows * new,
                 context_tokens: f64::from(context),
-                seconds: ratios[ratios.len() / 2] * terms.seconds(&corner),
+                seconds: trimmed_mean(&ratios) * terms.seconds(&corner),
+            }
+        })
+        .collect()
+}
+
+/// The mean of ascending values without 2.5 % of them at either end, at least one: stalls go.
+fn trimmed_mean(ascending: &[f64]) -> f64 {
+    let cut = ascending.len().div_ceil(40).min((ascending.len() - 1) / 2);
+    let kept = &ascending[cut..ascending.len() - cut];
+    kept.iter().sum::<f64>() / kept.len() as f64
+}
+
+/// The median of each shape that was measured.
+fn as_measured(model: &str, samples: &[Sample], _: &LinearTerms) -> Vec<TableRow> {
+    let mut cells: BTreeMap<(u32, u32, u64), Vec<f64>> = BTreeMap::new();
+    for Sample { shape, seconds, .. } in samples {
+        cells.entry((shape.rows, shape.new_tokens, shape.context_tokens)).or_default().push(*seconds);
+    }
+    cells
+        .into_iter()
+        .map(|((rows, new_tokens, context), mut seconds)| {
+            seconds.sort_by(f64::total_cmp);
+            TableRow {
+                model: model.to_owned(),
+                rows,
+                new_tokens,
+                context_tokens: context as f64 / f64::from(rows),
+                seconds: seconds[seconds.len() / 2],
             }
         })
         .collect()

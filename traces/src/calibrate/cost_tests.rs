@@ -98,6 +98,37 @@ fn a_staircase_is_foretold_by_the_table_and_a_line_by_the_terms() {
 }
 
 #[test]
+fn passes_of_two_speeds_are_priced_at_what_they_take_together() {
+    // Every fourth pass finds a cold cache and takes four times as long.
+    let two: Vec<Sample> = (0..4000)
+        .map(|i| Sample {
+            model: ModelId(0),
+            shape: PassShape::uniform(1, 1, 96),
+            seconds: if i % 4 == 0 { 8e-5 } else { 2e-5 },
+        })
+        .collect();
+    let costs = fit("m", &two).unwrap();
+    let price = Table::of_one("m", &costs.table).unwrap().seconds_checked(ModelId(0), &two[0].shape).0;
+    assert!((price / 3.5e-5 - 1.0).abs() < 0.05, "{price}");
+    let total = costs.table_error.unwrap().total;
+    assert!((total - 1.0).abs() < 0.05, "{total}");
+}
+
+#[test]
+fn a_measured_table_is_taken_as_it_is_and_judged_by_rows_left_out() {
+    let grid =
+        [1, 2, 4, 8].into_iter().flat_map(|rows| [1, 3, 6].map(|new| PassShape::uniform(rows, new, 512)));
+    let priced: Vec<Sample> =
+        grid.map(|shape| Sample { model: ModelId(0), shape, seconds: truth().seconds(&shape) }).collect();
+    let costs = fit_table("m", &priced).unwrap();
+    let exact = |row: &TableRow, sample: &Sample| (row.seconds - sample.seconds).abs() < 1e-15;
+    assert!(costs.table.len() == 12 && costs.table.iter().zip(&priced).all(|(row, s)| exact(row, s)));
+    assert!(costs.linear_error.p95 < 1e-4 && costs.linear_error.passes == 12, "{:?}", costs.linear_error);
+    assert!(costs.table_error.unwrap().p95 > 1e-3, "what is left out is interpolated");
+    insta::assert_snapshot!(fit_table("m", &priced[..9]).unwrap_err(), @"not enough data: 9 rows, 10 needed");
+}
+
+#[test]
 fn a_few_passes_are_not_enough() {
     let few = made(|_| 1e-3, 0.0, false);
     insta::assert_snapshot!(fit("m", &few[..49]).unwrap_err(), @"not enough data: 49 passes, 50 needed");

@@ -115,11 +115,15 @@ struct Parts {
     stay: f64,
 }
 
+/// The longest mean run that a curve can tell: a longer one is a difference between requests.
+fn longest(curve: &[(f64, f64)]) -> f64 {
+    (curve.len() as f64 / 2.0).max(4.0)
+}
+
 /// Searches the mean run length on a grid, then between the best point's neighbours.
 fn parts(curve: &[(f64, f64)]) -> Parts {
     const GRID: u32 = 60;
-    // Runs much longer than the curve are differences between requests.
-    let longest = (curve.len() as f64 / 2.0).max(4.0);
+    let longest = longest(curve);
     let step = (longest / SHORTEST).ln() / f64::from(GRID);
     let miss = |log: f64| at_stay(curve, log.exp()).1;
     let points = (0..=GRID).map(|i| SHORTEST.ln() + step * f64::from(i));
@@ -222,7 +226,9 @@ fn of_pairs(texts: &[&Text], pairs_of: &[usize]) -> Fitted<Variation> {
         .collect();
     let (mut whole, mut trials): (Parts, Vec<Parts>) =
         (parts(&curve), rest.iter().map(|c| parts(c)).collect());
-    let clear = whole.regime > CLEAR * error(&trials, &|p| p.regime) && whole.regime > 1e-8;
+    let clear = whole.regime > CLEAR * error(&trials, &|p| p.regime)
+        && whole.regime > 1e-8
+        && whole.stay < 0.95 * longest(&curve);
     if !clear {
         whole = alike(&curve);
         trials = rest.iter().map(|curve| alike(curve)).collect();

@@ -42,6 +42,14 @@ fn what_is_not_there_is_not_found() {
 }
 
 #[test]
+fn runs_as_long_as_the_texts_are_a_spread_between_requests() {
+    let law = Law { mean: 0.5, regime_spread: 0.1, stay: 1e6, noise: 0.05, ..FLAT };
+    let found = of_drafts(&evidence(law, 2, 400, Some(60), 4, 7)).unwrap();
+    assert_eq!(found.regime, None);
+    near(found.request_spread, 0.1, "request spread");
+}
+
+#[test]
 fn a_class_has_its_own_mean_and_that_is_no_spread() {
     let law = Law { mean: 0.5, request_spread: 0.05, noise: 0.05, ..FLAT };
     let mut seen = evidence(law, 2, 600, Some(100), 4, 6);
