@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use specrouter_routing::profile::ModelSpec;
+use specrouter_routing::units::NonNegative;
+use specrouter_sim::cost::Interference;
 use specrouter_traces::Trace;
 use specrouter_traces::calibrate::cost::{self, ModelCosts, Sample};
 
@@ -15,7 +17,7 @@ use crate::trace;
 ///
 /// # Errors
 /// Passes that cannot be read, and a model with too few of them.
-pub fn of_trace(given: &Trace, pool: &[ModelSpec]) -> anyhow::Result<(Costs, String)> {
+pub fn of_trace(given: &Trace, pool: &[ModelSpec]) -> anyhow::Result<(Costs, Vec<Interference>, String)> {
     let folders = match run_folder(given.folder()) {
         Some(run) => trace::find(&run)?,
         None => vec![given.folder().to_path_buf()],
@@ -61,11 +63,18 @@ pub fn of_trace(given: &Trace, pool: &[ModelSpec]) -> anyhow::Result<(Costs, Str
         if table { "a table of medians" } else { "linear terms" },
         errors.join(", ")
     );
+    let interference = fits.iter().map(interference).collect();
     let costs = match table {
         true => Costs::Table(fits.into_iter().flat_map(|fit| fit.table).collect()),
         false => Costs::Linear(fits.into_iter().map(|fit| fit.linear).collect()),
     };
-    Ok((costs, said))
+    Ok((costs, interference, said))
+}
+
+/// What a model costs after another, as fitted.
+pub fn interference(fit: &ModelCosts) -> Interference {
+    let seconds = |seconds: f64| NonNegative::new(seconds).expect("no fitted coefficient is negative");
+    Interference { after_other_s: seconds(fit.after_other_s), after_idle_s: seconds(fit.after_idle_s) }
 }
 
 /// The run's folder of an arm: `RUN` of `RUN/arms/POLICY/seed-N`.

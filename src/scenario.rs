@@ -23,7 +23,7 @@ use specrouter_routing::slo::Slo;
 use specrouter_routing::units::Positive;
 use specrouter_routing::workload::{Arrivals, Surroundings, Workload, WorkloadConfig};
 use specrouter_sim::acceptance::Source;
-use specrouter_sim::cost::CostError;
+use specrouter_sim::cost::{CostError, Interference};
 
 pub use arms::{Arm, Decides, build};
 pub use costs::{Costs, read_table};
@@ -84,6 +84,8 @@ pub struct Scenario {
     pub pool: Vec<ModelSpec>,
     /// What passes cost.
     pub hardware: Costs,
+    /// What models cost each other on it, in the pool's order; empty where nobody measured it.
+    pub interference: Vec<Interference>,
     /// What policies know of costs beforehand.
     pub profile: Costs,
     /// What a replica allows.
@@ -144,6 +146,10 @@ pub fn resolve(name: &str, sets: &[String]) -> Result<Scenario, ScenarioError> {
         (None, Some(calibrated)) => calibrated.costs(&pool)?,
         (None, None) => return Err(document.error("", "hardware is missing: `run` simulates and must know what passes cost; a scenario with `engine` is for `specrouter record`").into()),
     };
+    let interference = match (&raw.hardware, &calibrated) {
+        (None, Some(calibrated)) => calibrated.interference(&pool),
+        _ => Vec::new(),
+    };
     // A profile of acceptance alone leaves what is known of costs as it is without one.
     let believed = raw.profile.as_ref().filter(|_| calibrated.as_ref().is_none_or(profile::Read::has_costs));
     let profile = costs::profile(believed, &hardware, &pool, &document, &paths)?;
@@ -163,6 +169,7 @@ pub fn resolve(name: &str, sets: &[String]) -> Result<Scenario, ScenarioError> {
         seeds,
         pool,
         hardware,
+        interference,
         profile,
         limits,
         kv_tokens,
@@ -266,15 +273,26 @@ fn check_sampling(raw: &RawScenario, document: &Document) -> Result<(), Scenario
     }
 }
 
+/// What models cost each other, as the profile in the file `path` measured it.
+///
+/// # Errors
+/// A file that is no profile.
+fn measured_interference(path: &Path, pool: &[ModelSpec]) -> anyhow::Result<Vec<Interference>> {
+    Ok(read_profile(path)?.interference(pool))
+}
+
+fn read_profile(path: &Path) -> anyhow::Result<profile::Read> {
+    let source = catalog::file("profile", path)?;
+    let read = profile::Read::of(&source.document()?, source.folder.as_deref())?;
+    read.with_context(|| format!("{}: expected a profile of `specrouter calibrate`", path.display()))
+}
+
 /// The acceptance that the profile in the file `path` measured, for a pool and its classes.
 ///
 /// # Errors
 /// A file that is no profile, or one without acceptance.
 pub fn measured_acceptance(path: &Path, pool: &[ModelSpec], classes: &[String]) -> anyhow::Result<Source> {
-    let source = catalog::file("profile", path)?;
-    let read = profile::Read::of(&source.document()?, source.folder.as_deref())?;
-    let read =
-        read.with_context(|| format!("{}: expected a profile of `specrouter calibrate`", path.display()))?;
+    let read = read_profile(path)?;
     let measured = read.acceptance(pool, classes);
     let measured = measured.with_context(|| format!("{}: there is no acceptance in it", path.display()))?;
     Ok(Source::resolve(&measured, pool, classes).map_err(|e| read.complaint(e))?)

@@ -69,7 +69,10 @@ pub fn simulate_policy<S: Sink>(
 ) -> anyhow::Result<Run> {
     let luck = Luck::new(seed);
     let raw = &scenario.raw;
-    let costs = Arc::new(scenario.hardware.model(&scenario.pool, members, raw.tensor_parallel, luck)?);
+    let costs = scenario.hardware.model(&scenario.pool, members, raw.tensor_parallel, luck)?;
+    let interference =
+        members.iter().filter_map(|&member| scenario.interference.get(member).copied()).collect();
+    let costs = Arc::new(costs.with_interference(interference));
     let belief = scenario.profile.belief(&scenario.pool, members, raw.tensor_parallel);
     let kv = vec![scenario.kv_tokens; members.len()];
     let servers = (0..raw.replicas).map(|id| {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
+use specrouter_routing::backend::After;
 use specrouter_routing::ids::ModelId;
 use specrouter_routing::luck::Luck;
 use specrouter_routing::profile::{DataSheet, ModelKind, ModelSpec, PassCosts, PassShape};
@@ -41,7 +42,7 @@ fn model(name: &str) -> ModelSpec {
 fn prices(model_name: &str, device: &str, tensor_parallel: u32) -> impl Fn(&PassShape) -> f64 {
     let cost =
         CostModel::roofline(&[model(model_name)], &hardware(device), tensor_parallel, Luck::new(1)).unwrap();
-    move |shape| cost.price(ModelId(0), shape, (0, 0)).seconds() * 1e3
+    move |shape| cost.price(ModelId(0), shape, After::Same, (0, 0)).seconds() * 1e3
 }
 
 /// A whole prompt in one pass, logits for its last token.

@@ -213,6 +213,7 @@ mod tests {
             model: ModelId(1),
             start: Time::from_nanos(start),
             duration: Span::from_nanos(1500),
+            after: specrouter_routing::backend::After::Same,
             shape: PassShape::uniform(3, 5, 100),
             queued: 2,
             running: 3,

@@ -96,6 +96,30 @@ pub struct Cohort {
     pub(crate) context_tokens: u64,
 }
 
+/// What a replica's device did just before a pass. A model whose weights another has driven from the caches, or that
+/// finds the machine asleep, takes longer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum After {
+    /// Ran the same model.
+    #[default]
+    Same,
+    /// Ran another.
+    Other,
+    /// Nothing: it waited for a request.
+    Idle,
+}
+
+impl After {
+    /// The word that tables use.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Same => "same",
+            Self::Other => "other",
+            Self::Idle => "idle",
+        }
+    }
+}
+
 /// One packed pass of one model, as the backend sees it.
 pub trait Pass {
     /// The model that runs.
@@ -104,6 +128,10 @@ pub trait Pass {
     fn tick(&self) -> u64;
     /// Its joint shape.
     fn shape(&self) -> PassShape;
+    /// What the device did just before; of draft passes run at once, before the first.
+    fn after(&self) -> After {
+        After::Same
+    }
     /// Draft rows, by cohort.
     fn cohorts(&self) -> &[Cohort];
     /// The `index`-th row of `cohort`, spelled out.

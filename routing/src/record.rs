@@ -7,6 +7,7 @@ mod token;
 
 pub use token::{Decoding, Opinion, TextRecord, TokenRecord, pair_index, pairs, triples};
 
+use crate::backend::After;
 use crate::chain::ChainPlan;
 use crate::ids::{ClassId, ModelId, ReplicaId, RequestId};
 use crate::profile::PassShape;
@@ -86,6 +87,8 @@ pub struct PassRecord {
     pub start: Time,
     /// How long it took.
     pub duration: Span,
+    /// What the device did just before.
+    pub after: After,
     /// Its rows and tokens.
     pub shape: PassShape,
     /// Requests waiting at its end.

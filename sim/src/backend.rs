@@ -3,7 +3,9 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use specrouter_routing::backend::{Backend, Cohort, FillEnd, Pass, PassOutcome, Row, RowOutcome, Work};
+use specrouter_routing::backend::{
+    After, Backend, Cohort, FillEnd, Pass, PassOutcome, Row, RowOutcome, Work,
+};
 use specrouter_routing::chain::{ChainPlan, MAX_BLOCK, StopRule};
 use specrouter_routing::ids::{ModelId, ReplicaId, Slot};
 use specrouter_routing::luck::Luck;
@@ -44,7 +46,7 @@ impl Backend for SimBackend {
     fn run<P: Pass>(&mut self, pass: &P, outcome: &mut PassOutcome) -> Result<(), Infallible> {
         outcome.clear();
         let noise_key = (u64::from(self.replica.0), pass.tick());
-        outcome.duration = self.costs.price(pass.model(), &pass.shape(), noise_key);
+        outcome.duration = self.costs.price(pass.model(), &pass.shape(), pass.after(), noise_key);
         let contents = &mut self.contents;
         with_law!(&*self.source, law => {
             contents.rows(law, pass.model(), pass.rows(), &mut outcome.rows);
@@ -62,7 +64,7 @@ impl Backend for SimBackend {
                 shape = shape.draft_after();
                 let (tick, cohort) = (pass.tick() + u64::from(ahead), &pass.cohorts()[0]);
                 outcome.earlier.push(outcome.duration);
-                outcome.duration = self.costs.price(pass.model(), &shape, (noise_key.0, tick));
+                outcome.duration = self.costs.price(pass.model(), &shape, After::Same, (noise_key.0, tick));
                 let fill = Fill { drafted: cohort.drafted + ahead, ..Fill::new(0, cohort) };
                 contents.drafts(law, &fill, |i| pass.draft_row(cohort, i), &mut outcome.fill_ends);
             }

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use specrouter_routing::profile::ModelSpec;
 use specrouter_routing::record::Decoding;
 use specrouter_sim::acceptance::AcceptanceConfig;
+use specrouter_sim::cost::Interference;
 
 use super::costs::{self, Costs};
 use super::raw::CostsRef;
@@ -29,6 +30,9 @@ pub struct Profile {
     /// What passes cost: the better of terms and table.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub costs: Option<CostsRef>,
+    /// What a pass takes longer where its model's weights are not at hand, by model.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub interference: BTreeMap<String, Interference>,
     /// Who keeps whose token, as a scenario writes it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub acceptance: Option<AcceptanceConfig>,
@@ -117,7 +121,10 @@ impl Read {
     /// # Errors
     /// Unknown fields and numbers that are none, with their places.
     pub(super) fn of(document: &Document, folder: Option<&Path>) -> Result<Option<Self>, ScenarioError> {
-        if !["measured", "pool", "costs", "acceptance", "fit"].iter().any(|field| document.has(field)) {
+        if !["measured", "pool", "costs", "interference", "acceptance", "fit"]
+            .iter()
+            .any(|field| document.has(field))
+        {
             return Ok(None);
         }
         let (document, folder) = (document.clone(), folder.map(Path::to_owned));
@@ -194,6 +201,12 @@ impl Read {
             }
         }
         Some(acceptance)
+    }
+
+    /// What the models of `pool` cost each other; nothing of those that were not measured.
+    pub(super) fn interference(&self, pool: &[ModelSpec]) -> Vec<Interference> {
+        let of = |model: &ModelSpec| self.profile.interference.get(&model.name).copied().unwrap_or_default();
+        pool.iter().map(of).collect()
     }
 
     /// Tokens of KV cache that each model had.

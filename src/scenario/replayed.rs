@@ -18,7 +18,9 @@ use specrouter_sim::acceptance::{Recorded, Source};
 use specrouter_traces::Trace;
 
 use super::costs;
-use super::{Paths, RawScenario, Scenario, arms, kv_tokens, limits, pool, seeds};
+use super::raw::CostsRef;
+use super::{Paths, RawScenario, Scenario, arms, kv_tokens, limits, measured_interference, pool, seeds};
+use crate::catalog::is_path;
 use crate::pass_times;
 use crate::trace;
 use crate::yaml::Document;
@@ -66,16 +68,20 @@ pub fn resolve_replay(trace: &Trace, asked: &Asked<'_>) -> anyhow::Result<Replay
     let seeds = seeds(&raw, &document)?;
 
     let mut texts = Texts::read(trace)?;
-    let hardware = match &raw.hardware {
-        Some(written) => costs::hardware(written, &pool, &document, &paths)?,
-        None => match &raw.profile {
-            Some(written) => costs::known("profile", written, &pool, &document, &paths)?,
-            None => {
-                let (costs, said) = pass_times::of_trace(trace, &pool)?;
-                texts.notes.push(said);
-                costs
-            }
-        },
+    let (hardware, interference) = match (&raw.hardware, &raw.profile) {
+        (Some(written), _) => (costs::hardware(written, &pool, &document, &paths)?, Vec::new()),
+        (None, Some(written)) => {
+            let interference = match written {
+                CostsRef::Named(name) if is_path(name) => measured_interference(Path::new(name), &pool)?,
+                _ => Vec::new(),
+            };
+            (costs::known("profile", written, &pool, &document, &paths)?, interference)
+        }
+        (None, None) => {
+            let (costs, interference, said) = pass_times::of_trace(trace, &pool)?;
+            texts.notes.push(said);
+            (costs, interference)
+        }
     };
     // On hardware of the catalog policies know its data sheet; what was measured they know as well.
     let profile = match &raw.profile {
@@ -104,6 +110,7 @@ pub fn resolve_replay(trace: &Trace, asked: &Asked<'_>) -> anyhow::Result<Replay
         seeds,
         pool,
         hardware,
+        interference,
         profile,
         limits,
         kv_tokens,

@@ -207,6 +207,7 @@ const PASSES: &[Column] = &[
     column("model", U32, "index", "the model that ran; index in the manifest's pool"),
     column("start_ns", U64, "ns since the run began", "when it began"),
     column("duration_ns", U64, "ns", "how long it took"),
+    column("after", Text, "", "what the device did just before: same (model), other, idle"),
     column("rows", U32, "sequences", "sequences in the pass"),
     column("new_tokens", U32, "tokens", "tokens run through the model, catch-up included"),
     column("catch_up_tokens", U32, "tokens", "of those, catch-up or prefill"),

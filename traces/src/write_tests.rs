@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use proptest::option;
 use proptest::prelude::*;
+use specrouter_routing::backend::After;
 use specrouter_routing::chain::{ChainPlan, MAX_LEVELS, StopRule};
 use specrouter_routing::ids::{ClassId, ModelId, ReplicaId, RequestId};
 use specrouter_routing::profile::PassShape;
@@ -186,6 +187,7 @@ fn any_row() -> impl Strategy<Value = Any> {
         attention_pairs: b[1],
         logit_rows: a[3],
     });
+    let after = prop_oneof![Just(After::Same), Just(After::Other), Just(After::Idle)];
     let prediction =
         option::of((any::<[f32; 3]>()).prop_filter("NaN equals nothing", |x| !x.iter().any(|x| x.is_nan())));
     prop_oneof![
@@ -223,14 +225,15 @@ fn any_row() -> impl Strategy<Value = Any> {
                     })
                 }
             ),
-        (replica(), any::<[u64; 3]>(), model(), time(), shape, any::<[u32; 2]>()).prop_map(
-            |(replica, a, model, start, shape, b)| {
+        (replica(), any::<[u64; 3]>(), model(), time(), (shape, after), any::<[u32; 2]>()).prop_map(
+            |(replica, a, model, start, (shape, after), b)| {
                 Any::Pass(PassRecord {
                     replica,
                     tick: a[0],
                     model,
                     start,
                     duration: Span::from_nanos(a[1]),
+                    after,
                     shape,
                     queued: b[0],
                     running: b[1],

@@ -1,7 +1,7 @@
 //! Handing each row its outcome: fills, verifications, rollback, commit, records, learning.
 
 use super::{Replica, ReplicaError};
-use crate::backend::{Backend, Cohort, FillEnd, PassOutcome, Row, RowOutcome, Work};
+use crate::backend::{After, Backend, Cohort, FillEnd, PassOutcome, Row, RowOutcome, Work};
 use crate::estimate::PairEvidence;
 use crate::ids::{ModelId, Slot};
 use crate::policy::{PairReport, PassReport, RowReport};
@@ -71,13 +71,13 @@ impl Replica {
             self.tick += 1;
             if !listened {
                 self.tally.pass(self.pass.model, &shape, duration);
-                self.pass.shape = shape.draft_after();
+                (self.pass.shape, self.pass.after) = (shape.draft_after(), After::Same);
                 continue;
             }
             // An arrival would have cut the run: nobody came since it began.
             let queued = self.pass.queued;
             self.account(end, tick, self.pass.model, &shape, duration, queued, Committed::default(), sink);
-            self.pass.shape = shape.draft_after();
+            (self.pass.shape, self.pass.after) = (shape.draft_after(), After::Same);
         }
         if !listened {
             let span = outcome.total().nanos() - outcome.duration.nanos();
@@ -118,6 +118,7 @@ impl Replica {
                 model,
                 start,
                 duration,
+                after: self.pass.after,
                 shape: *shape,
                 queued,
                 running: self.running,

@@ -21,7 +21,7 @@ mod queues;
 #[cfg(test)]
 mod tests;
 
-use crate::backend::{Backend, Cohort, Pass, Row, Work};
+use crate::backend::{After, Backend, Cohort, Pass, Row, Work};
 use crate::chain::{ChainPlan, MAX_BLOCK, MAX_MODELS};
 use crate::estimate::Evidence;
 use crate::ids::{ModelId, ReplicaId, Slot};
@@ -163,6 +163,7 @@ pub struct Replica {
 struct CurrentPass {
     busy: bool,
     model: ModelId,
+    after: After,
     shape: PassShape,
     cohorts: Vec<Cohort>,
     /// Tokens of each cohort's rows in this pass.
@@ -171,6 +172,10 @@ struct CurrentPass {
     run_length: u8,
     /// Requests that waited when it began.
     queued: u32,
+    /// The model that ran last.
+    last: Option<ModelId>,
+    /// Since when nothing has run, if there was nothing to run.
+    idle: Option<Time>,
 }
 
 /// The pass that runs now, as the backend sees it.
@@ -191,6 +196,10 @@ impl Pass for PassView<'_> {
 
     fn shape(&self) -> PassShape {
         self.pass.shape
+    }
+
+    fn after(&self) -> After {
+        self.pass.after
     }
 
     fn cohorts(&self) -> &[Cohort] {
@@ -312,8 +321,16 @@ impl Replica {
             self.plan_starting(now, backend, sink)?;
         }
         let Some(model) = self.choose() else {
+            self.pass.idle = self.pass.idle.or(Some(now));
             return Ok(false);
         };
+        // A request that comes at the very moment finds no sleeper.
+        self.pass.after = match self.pass.idle.take() {
+            Some(since) if since < now => After::Idle,
+            _ if self.pass.last == Some(model) => After::Same,
+            _ => After::Other,
+        };
+        self.pass.last = Some(model);
         self.assemble(model);
         Ok(true)
     }

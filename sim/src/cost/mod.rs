@@ -7,6 +7,7 @@ pub use roofline::{Achieved, AllReduce, Attention, Efficiency, WeightReads};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use specrouter_routing::backend::After;
 use specrouter_routing::ids::ModelId;
 use specrouter_routing::luck::Luck;
 use specrouter_routing::profile::{DeviceSheet, Linear, ModelSpec, PassCosts, PassShape, SpecError, Table};
@@ -75,10 +76,34 @@ fn percent(fraction: f64) -> String {
     format!("{:.0} %", fraction * 100.0)
 }
 
+/// What one model's pass takes longer when its weights are not at hand: measured, and 0 where nobody measured it.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Interference {
+    /// Seconds more after a pass of another model.
+    #[serde(default = "none")]
+    pub after_other_s: NonNegative,
+    /// Seconds more after the device had nothing to do.
+    #[serde(default = "none")]
+    pub after_idle_s: NonNegative,
+}
+
+impl Default for Interference {
+    fn default() -> Self {
+        Self { after_other_s: none(), after_idle_s: none() }
+    }
+}
+
+fn none() -> NonNegative {
+    NonNegative::new(0.0).expect("0 is not negative")
+}
+
 /// Prices passes of a pool's models.
 #[derive(Clone, Debug)]
 pub struct CostModel {
     prices: Prices,
+    /// By model; empty where there is none.
+    interference: Vec<Interference>,
     noise: Option<Noise>,
 }
 
@@ -105,17 +130,18 @@ impl CostModel {
         check(models, tensor_parallel)?;
         let of = |model| Coefficients::new(model, &hardware.sheet, &hardware.achieved, tensor_parallel);
         let noise = Noise::new(hardware.achieved.noise.get(), luck);
-        Ok(Self { prices: Prices::Roofline(models.iter().map(of).collect()), noise })
+        let prices = Prices::Roofline(models.iter().map(of).collect());
+        Ok(Self { prices, interference: Vec::new(), noise })
     }
 
     /// A measured table, without noise.
     pub const fn table(table: Table) -> Self {
-        Self { prices: Prices::Table(table), noise: None }
+        Self { prices: Prices::Table(table), interference: Vec::new(), noise: None }
     }
 
     /// Linear prices, without noise.
     pub const fn linear(linear: Linear) -> Self {
-        Self { prices: Prices::Linear(linear), noise: None }
+        Self { prices: Prices::Linear(linear), interference: Vec::new(), noise: None }
     }
 
     /// The same prices with log-normal noise of mean 1; `sigma` is the standard deviation of the
@@ -125,11 +151,17 @@ impl CostModel {
         Self { noise: Noise::new(sigma.get(), luck), ..self }
     }
 
+    /// The same prices with what models cost each other; empty for nothing.
+    #[must_use]
+    pub fn with_interference(self, interference: Vec<Interference>) -> Self {
+        Self { interference, ..self }
+    }
+
     /// What the pass takes, to the nanosecond. `noise_key` tells passes apart: the same key meets
     /// the same luck.
     #[inline]
-    pub fn price(&self, model: ModelId, shape: &PassShape, noise_key: (u64, u64)) -> Span {
-        let seconds = self.seconds(model, shape);
+    pub fn price(&self, model: ModelId, shape: &PassShape, after: After, noise_key: (u64, u64)) -> Span {
+        let seconds = self.seconds(model, shape) + self.more(model, after);
         let seconds = match &self.noise {
             None => seconds,
             Some(noise) => seconds * noise.factor(noise_key),
@@ -138,7 +170,17 @@ impl CostModel {
         Span::from_nanos((seconds * 1e9 + 0.5) as u64)
     }
 
-    /// Seconds of the pass without noise.
+    /// Seconds more than a pass takes after one of the same model.
+    #[inline]
+    fn more(&self, model: ModelId, after: After) -> f64 {
+        match (after, self.interference.get(model.index())) {
+            (After::Other, Some(interference)) => interference.after_other_s.get(),
+            (After::Idle, Some(interference)) => interference.after_idle_s.get(),
+            _ => 0.0,
+        }
+    }
+
+    /// Seconds of the pass after one of the same model, without noise.
     #[inline]
     pub fn seconds(&self, model: ModelId, shape: &PassShape) -> f64 {
         match &self.prices {

@@ -90,6 +90,7 @@ fn a_pass_of_one_token_is_the_sum_of_its_terms() {
     let price = cost(&[llama_8b()], 1).price(
         ModelId(0),
         &PassShape { attention_pairs: 0, ..PassShape::uniform(1, 1, 1000) },
+        After::Same,
         (0, 0),
     );
     let streamed = 3.35e12 * 0.92;
@@ -149,7 +150,10 @@ fn what_cannot_be_priced_is_named() {
 #[test]
 fn tables_and_linear_prices_are_charged_as_given() {
     let linear = CostModel::linear(Linear::new(vec![LinearTerms::new(1e-3, 1e-4, 1e-5, 0.0, 0.0).unwrap()]));
-    assert_eq!(linear.price(ModelId(0), &PassShape::uniform(2, 3, 100), (0, 0)), Span::from_nanos(1_260_000));
+    assert_eq!(
+        linear.price(ModelId(0), &PassShape::uniform(2, 3, 100), After::Same, (0, 0)),
+        Span::from_nanos(1_260_000)
+    );
     let row = |new_tokens, seconds| TableRow {
         model: "llama-3.1-8b".into(),
         rows: 1,
@@ -158,9 +162,12 @@ fn tables_and_linear_prices_are_charged_as_given() {
         seconds,
     };
     let table = CostModel::table(Table::new(&[llama_8b()], &[row(1, 0.01), row(3, 0.02)]).unwrap());
-    assert_eq!(table.price(ModelId(0), &PassShape::uniform(1, 2, 0), (0, 0)), Span::from_nanos(15_000_000));
+    assert_eq!(
+        table.price(ModelId(0), &PassShape::uniform(1, 2, 0), After::Same, (0, 0)),
+        Span::from_nanos(15_000_000)
+    );
     assert_eq!((table.extrapolations(), linear.extrapolations()), (0, 0));
-    table.price(ModelId(0), &PassShape::uniform(1, 4, 0), (0, 0));
+    table.price(ModelId(0), &PassShape::uniform(1, 4, 0), After::Same, (0, 0));
     assert_eq!(table.extrapolations(), 1);
 }
 
@@ -168,8 +175,14 @@ fn tables_and_linear_prices_are_charged_as_given() {
 fn noise_moves_a_pass_and_only_by_its_key() {
     let noisy = cost(&[llama_8b()], 1).with_noise(NonNegative::new(0.1).unwrap(), Luck::new(3));
     let shape = PassShape::uniform(4, 1, 100);
-    assert_eq!(noisy.price(ModelId(0), &shape, (1, 2)), noisy.price(ModelId(0), &shape, (1, 2)));
-    assert_ne!(noisy.price(ModelId(0), &shape, (1, 2)), noisy.price(ModelId(0), &shape, (1, 3)));
+    assert_eq!(
+        noisy.price(ModelId(0), &shape, After::Same, (1, 2)),
+        noisy.price(ModelId(0), &shape, After::Same, (1, 2))
+    );
+    assert_ne!(
+        noisy.price(ModelId(0), &shape, After::Same, (1, 2)),
+        noisy.price(ModelId(0), &shape, After::Same, (1, 3))
+    );
 }
 
 prop_compose! {
@@ -183,7 +196,7 @@ proptest! {
     #[test]
     fn more_rows_tokens_logits_or_context_never_cost_less(shape in shapes(), more in shapes(), tp in 0u32..4) {
         let cost = cost(&[llama_8b()], 1 << tp);
-        let base = cost.price(ModelId(0), &shape, (0, 0));
+        let base = cost.price(ModelId(0), &shape, After::Same, (0, 0));
         prop_assert!(base > Span::ZERO);
         for larger in [
             PassShape { rows: shape.rows + more.rows, ..shape },
@@ -193,7 +206,7 @@ proptest! {
             PassShape { attention_pairs: shape.attention_pairs + more.attention_pairs, ..shape },
             shape.plus(more),
         ] {
-            prop_assert!(cost.price(ModelId(0), &larger, (0, 0)) >= base);
+            prop_assert!(cost.price(ModelId(0), &larger, After::Same, (0, 0)) >= base);
         }
     }
 

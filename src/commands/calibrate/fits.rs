@@ -13,6 +13,7 @@ use specrouter_traces::calibrate::signals::{self, LevelCorrelation, Mapping, Sig
 use specrouter_traces::calibrate::variation::{self, Spread, Variation};
 
 use super::gather::Gathered;
+use crate::pass_times;
 use crate::scenario::CostsRef;
 use crate::scenario::profile::{CostErrors, FitErrors, Measured, Profile};
 
@@ -168,6 +169,14 @@ impl Fits {
         clusters.extend(gathered.evidence.texts.iter().map(|text| text.cluster));
         clusters.sort_unstable();
         clusters.dedup();
+        let interfering = |costs: &&ModelCosts| costs.after_other_s > 0.0 || costs.after_idle_s > 0.0;
+        let interference = self
+            .costs
+            .iter()
+            .filter_map(|(_, costs)| costs.as_ref().ok())
+            .filter(interfering)
+            .map(|costs| (costs.model.clone(), pass_times::interference(costs)))
+            .collect();
         let profile = Profile {
             measured: Measured {
                 tool_version: env!("CARGO_PKG_VERSION").into(),
@@ -182,6 +191,7 @@ impl Fits {
             pool: self.pool.clone(),
             kv_tokens: gathered.kv_tokens,
             costs,
+            interference,
             acceptance,
             fit: FitErrors {
                 costs: self

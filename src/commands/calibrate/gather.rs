@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use anyhow::{bail, ensure};
+use specrouter_routing::backend::After;
 use specrouter_routing::ids::ModelId;
 use specrouter_routing::profile::PassShape;
 use specrouter_routing::record::Decoding;
@@ -205,7 +206,12 @@ impl Gathered {
                 attention_pairs: (rows * new * (row.context_tokens + (new + 1.0) / 2.0)).round() as u64,
                 ..PassShape::default()
             };
-            self.samples[model].push(Sample { model: ModelId(0), shape, seconds: row.seconds });
+            self.samples[model].push(Sample {
+                model: ModelId(0),
+                after: After::Same,
+                shape,
+                seconds: row.seconds,
+            });
         }
         Ok(())
     }

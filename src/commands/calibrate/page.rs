@@ -106,6 +106,8 @@ fn costs(fits: &Fits, profile: &Profile) -> FitSection {
             "token",
             "context",
             "pair",
+            "after another",
+            "after idling",
         ]),
         words: 1,
         ..FitTable::default()
@@ -133,6 +135,8 @@ fn costs(fits: &Fits, profile: &Profile) -> FitSection {
             micro(terms.token_s.get()),
             micro(terms.context_token_s.get()),
             micro(terms.pair_s.get()),
+            micro(costs.after_other_s),
+            micro(costs.after_idle_s),
         ]);
         panels.push(FitPanel {
             title: name.clone(),

@@ -7,10 +7,12 @@
 use std::collections::BTreeMap;
 
 use serde::Serialize;
+use specrouter_routing::backend::After;
 use specrouter_routing::ids::ModelId;
 use specrouter_routing::profile::{LinearTerms, PassShape, Table, TableRow};
 use specrouter_routing::record::PassRecord;
 
+use super::monotone::{Cell, monotone};
 use super::squares::non_negative;
 use super::{Fitted, enough};
 
@@ -19,7 +21,7 @@ pub const LEAST_PASSES: usize = 50;
 /// Rows of a measured table below which a model's times are not fitted.
 pub const LEAST_ROWS: usize = 10;
 /// Passes below which a cell of the table is left open.
-pub const LEAST_IN_CELL: usize = 4;
+pub const LEAST_IN_CELL: usize = 8;
 /// A gap before the next pass counts up to this many times the pass.
 pub const MOST_GAP: u64 = 10;
 /// Parts of the data, each held out once.
@@ -36,6 +38,8 @@ const LEAST_SECONDS: f64 = 1e-9;
 pub struct Sample {
     /// The model that ran.
     pub model: ModelId,
+    /// What the device did just before.
+    pub after: After,
     /// Its rows and tokens.
     pub shape: PassShape,
     /// What it cost, the host's work after it included.
@@ -56,7 +60,8 @@ pub fn samples(passes: &[PassRecord]) -> Vec<Sample> {
             .filter(|&until| until - own <= own.saturating_mul(MOST_GAP))
             .unwrap_or(own);
         if nanos > 0 {
-            let sample = Sample { model: pass.model, shape: pass.shape, seconds: nanos as f64 * 1e-9 };
+            let (model, after, shape) = (pass.model, pass.after, pass.shape);
+            let sample = Sample { model, after, shape, seconds: nanos as f64 * 1e-9 };
             priced.push((pass.start.nanos(), sample));
         }
     }
@@ -103,8 +108,12 @@ pub struct ModelCosts {
     pub model: String,
     /// Passes behind the fits.
     pub passes: usize,
-    /// A sum of terms.
+    /// A sum of terms, of a pass after another of the same model.
     pub linear: LinearTerms,
+    /// Seconds more after a pass of another model: its weights have left the caches.
+    pub after_other_s: f64,
+    /// Seconds more after the device had nothing to do.
+    pub after_idle_s: f64,
     /// Its error.
     pub linear_error: HeldOut,
     /// One row for each cell, empty where no cell had enough passes.
@@ -155,7 +164,7 @@ pub fn fit_table(model: &str, rows: &[Sample]) -> Fitted<ModelCosts> {
 fn fit_with(
     model: &str,
     samples: &[Sample],
-    table: impl Fn(&str, &[Sample], &LinearTerms) -> Vec<TableRow>,
+    table: impl Fn(&str, &[Sample], &Terms) -> Vec<TableRow>,
 ) -> ModelCosts {
     let block = samples.len().div_ceil(BLOCKS);
     let fold_of = |index: usize| index / block % FOLDS;
@@ -169,9 +178,10 @@ fn fit_with(
         let terms = linear(&seen);
         let grid = Table::of_one(model, &table(model, &seen, &terms)).ok();
         for sample in &held {
-            by_terms.push((terms.seconds(&sample.shape), sample.seconds));
+            let more = terms.more(sample.after);
+            by_terms.push((terms.warm.seconds(&sample.shape) + more, sample.seconds));
             if let Some(grid) = &grid {
-                by_table.push((grid.seconds_checked(ModelId(0), &sample.shape).0, sample.seconds));
+                by_table.push((grid.seconds_checked(ModelId(0), &sample.shape).0 + more, sample.seconds));
             }
         }
     }
@@ -181,7 +191,9 @@ fn fit_with(
     let mut costs = ModelCosts {
         model: model.to_owned(),
         passes: samples.len(),
-        linear: terms,
+        linear: terms.warm,
+        after_other_s: terms.other,
+        after_idle_s: terms.idle,
         linear_error,
         table: table(model, samples, &terms),
         table_error: HeldOut::of(&by_table).filter(|error| error.passes == by_terms.len()),
@@ -192,14 +204,37 @@ fn fit_with(
     costs
 }
 
-/// The terms of a pass, in the order of [`LinearTerms`].
-fn terms_of(shape: &PassShape) -> [f64; 5] {
+/// Terms of a pass: of one after another of the same model, and what is added where it is not.
+struct Terms {
+    warm: LinearTerms,
+    other: f64,
+    idle: f64,
+}
+
+impl Terms {
+    fn more(&self, after: After) -> f64 {
+        match after {
+            After::Same => 0.0,
+            After::Other => self.other,
+            After::Idle => self.idle,
+        }
+    }
+}
+
+/// Number of terms.
+const TERMS: usize = 7;
+
+/// What each term is multiplied with: those of [`LinearTerms`] in order, then after another model and after idling.
+fn terms_of(Sample { shape, after, .. }: &Sample) -> [f64; TERMS] {
+    let when = |is: After| if *after == is { 1.0 } else { 0.0 };
     [
         1.0,
         f64::from(shape.rows),
         f64::from(shape.new_tokens),
         shape.context_tokens as f64,
         shape.attention_pairs as f64,
+        when(After::Other),
+        when(After::Idle),
     ]
 }
 
@@ -208,25 +243,25 @@ fn terms_of(shape: &PassShape) -> [f64; 5] {
 ///
 /// Errors are relative to the prediction of the round before: relative to the observation, slow passes
 /// would weigh least and every price would come out low.
-fn linear(samples: &[Sample]) -> LinearTerms {
+fn linear(samples: &[Sample]) -> Terms {
     const ROUNDS: usize = 12;
     const HUBER: f64 = 1.345;
     let mut weights: Vec<f64> = samples.iter().map(|s| 1.0 / (s.seconds * s.seconds)).collect();
-    let mut found = [0.0; 5];
+    let mut found = [0.0; TERMS];
     for _ in 0..ROUNDS {
-        let (mut gram, mut right) = ([[0.0; 5]; 5], [0.0; 5]);
+        let (mut gram, mut right) = ([[0.0; TERMS]; TERMS], [0.0; TERMS]);
         for (sample, &weight) in samples.iter().zip(&weights) {
-            let x = terms_of(&sample.shape);
-            for i in 0..5 {
+            let x = terms_of(sample);
+            for i in 0..TERMS {
                 right[i] += weight * x[i] * sample.seconds;
-                for j in 0..5 {
+                for j in 0..TERMS {
                     gram[i][j] += weight * x[i] * x[j];
                 }
             }
         }
         found = non_negative(&gram, &right);
         let predict = |sample: &Sample| {
-            terms_of(&sample.shape).iter().zip(&found).map(|(x, f)| x * f).sum::<f64>().max(LEAST_SECONDS)
+            terms_of(sample).iter().zip(&found).map(|(x, f)| x * f).sum::<f64>().max(LEAST_SECONDS)
         };
         let residuals: Vec<f64> =
             samples.iter().map(|s| ((s.seconds - predict(s)) / predict(s)).abs()).collect();
@@ -239,43 +274,53 @@ fn linear(samples: &[Sample]) -> LinearTerms {
         }
     }
     found[0] = found[0].max(LEAST_SECONDS);
-    let [pass, row, token, context, pair] = found;
-    LinearTerms::new(pass, row, token, context, pair)
-        .expect("the squares of finite times are finite, and no coefficient is negative")
+    let [pass, row, token, context, pair, other, idle] = found;
+    let warm = LinearTerms::new(pass, row, token, context, pair)
+        .expect("the squares of finite times are finite, and no coefficient is negative");
+    Terms { warm, other, idle }
 }
 
 /// Trimmed means over cells of half-octaves in rows, new tokens per row and context. A pass is brought to
 /// its cell's corner by the ratio of the terms, so that a cell's width does not blur it.
 ///
-/// Not medians: a small model's pass takes several times as long when another model's weights have taken
-/// its place in the cache, every few passes, and a simulation needs what they take together.
-fn table(model: &str, samples: &[Sample], terms: &LinearTerms) -> Vec<TableRow> {
+/// What is added after another model or after idling is taken off first: the table is of warm passes.
+/// Not medians: a simulation needs what passes take together.
+fn table(model: &str, samples: &[Sample], terms: &Terms) -> Vec<TableRow> {
     let mut cells: BTreeMap<(u32, u32, u32), Vec<f64>> = BTreeMap::new();
     for sample in samples {
         let shape = &sample.shape;
         let rows = f64::from(shape.rows.max(1));
         let cell = (
-            half_octave(rows),
-            half_octave(f64::from(shape.new_tokens) / rows),
+            corner(rows),
+            corner(f64::from(shape.new_tokens) / rows),
             context_corner(shape.context_tokens as f64 / rows),
         );
-        cells.entry(cell).or_default().push(sample.seconds / terms.seconds(shape));
+        let warm = terms.warm.seconds(shape);
+        // By the ratio of the whole: a pass that had luck has it in both parts.
+        cells.entry(cell).or_default().push(sample.seconds / (warm + terms.more(sample.after)));
     }
-    cells
+    let mut cells: Vec<Cell> = cells
         .into_iter()
         .filter(|(_, ratios)| ratios.len() >= LEAST_IN_CELL)
-        .map(|((rows, new, context), mut ratios)| {
+        .map(|(at, mut ratios)| {
             ratios.sort_by(f64::total_cmp);
-            let corner = PassShape::uniform(rows, new, u64::from(context));
-            TableRow {
-                model: model.to_owned(),
-                rows,
-                new_tokens: rows * new,
-                context_tokens: f64::from(context),
-                seconds: trimmed_mean(&ratios) * terms.seconds(&corner),
-            }
+            let corner = PassShape::uniform(at.0, at.1, u64::from(at.2));
+            let seconds = trimmed_mean(&ratios) * terms.warm.seconds(&corner);
+            Cell { at: [at.0, at.1, at.2], weight: ratios.len() as f64, seconds }
         })
-        .collect()
+        .collect();
+    monotone(&mut cells);
+    let row = |cell: Cell| {
+        let [rows, new, context] = cell.at;
+        TableRow {
+            model: model.to_owned(),
+            rows,
+            new_tokens: rows * new,
+            context_tokens: f64::from(context),
+            seconds: cell.seconds,
+        }
+    };
+    cells.into_iter().map(row).collect()
 }
 
 /// The mean of ascending values without 2.5 % of them at either end, at least one: stalls go.
@@ -286,7 +331,7 @@ fn trimmed_mean(ascending: &[f64]) -> f64 {
 }
 
 /// The median of each shape that was measured.
-fn as_measured(model: &str, samples: &[Sample], _: &LinearTerms) -> Vec<TableRow> {
+fn as_measured(model: &str, samples: &[Sample], _: &Terms) -> Vec<TableRow> {
     let mut cells: BTreeMap<(u32, u32, u64), Vec<f64>> = BTreeMap::new();
     for Sample { shape, seconds, .. } in samples {
         cells.entry((shape.rows, shape.new_tokens, shape.context_tokens)).or_default().push(*seconds);
@@ -304,6 +349,11 @@ fn as_measured(model: &str, samples: &[Sample], _: &LinearTerms) -> Vec<TableRow
             }
         })
         .collect()
+}
+
+/// Whole numbers to 8, where kernels have their steps, then half-octaves.
+fn corner(value: f64) -> u32 {
+    if value < 8.5 { value.round().max(1.0) as u32 } else { half_octave(value) }
 }
 
 /// The nearest of 1, 2, 3, 4, 6, 8, 12, … by ratio.

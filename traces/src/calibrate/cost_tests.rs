@@ -13,6 +13,7 @@ fn pass(tick: u64, start: u64, nanos: u64, running: u32) -> PassRecord {
         model: ModelId(0),
         start: Time::from_nanos(start),
         duration: Span::from_nanos(nanos),
+        after: After::Same,
         shape: PassShape::uniform(1, 1, 10),
         queued: 0,
         running,
@@ -46,7 +47,7 @@ fn made(price: impl Fn(&PassShape) -> f64, noise: f64, stalls: bool) -> Vec<Samp
             }
             let stall = if stalls && index % 50 == 0 { 6.0 } else { 1.0 };
             let seconds = price(&shape) * (noise * draws.normal(index, 2)).exp() * stall;
-            Sample { model: ModelId(0), shape, seconds }
+            Sample { model: ModelId(0), after: After::Same, shape, seconds }
         })
         .collect()
 }
@@ -102,6 +103,7 @@ fn passes_of_two_speeds_are_priced_at_what_they_take_together() {
     // Every fourth pass finds a cold cache and takes four times as long.
     let two: Vec<Sample> = (0..4000)
         .map(|i| Sample {
+            after: After::Same,
             model: ModelId(0),
             shape: PassShape::uniform(1, 1, 96),
             seconds: if i % 4 == 0 { 8e-5 } else { 2e-5 },
@@ -118,8 +120,14 @@ fn passes_of_two_speeds_are_priced_at_what_they_take_together() {
 fn a_measured_table_is_taken_as_it_is_and_judged_by_rows_left_out() {
     let grid =
         [1, 2, 4, 8].into_iter().flat_map(|rows| [1, 3, 6].map(|new| PassShape::uniform(rows, new, 512)));
-    let priced: Vec<Sample> =
-        grid.map(|shape| Sample { model: ModelId(0), shape, seconds: truth().seconds(&shape) }).collect();
+    let priced: Vec<Sample> = grid
+        .map(|shape| Sample {
+            model: ModelId(0),
+            after: After::Same,
+            shape,
+            seconds: truth().seconds(&shape),
+        })
+        .collect();
     let costs = fit_table("m", &priced).unwrap();
     let exact = |row: &TableRow, sample: &Sample| (row.seconds - sample.seconds).abs() < 1e-15;
     assert!(costs.table.len() == 12 && costs.table.iter().zip(&priced).all(|(row, s)| exact(row, s)));

@@ -12,6 +12,7 @@ pub mod goodness;
 mod interval;
 #[cfg(test)]
 mod made;
+mod monotone;
 pub mod signals;
 mod squares;
 pub mod triangle;

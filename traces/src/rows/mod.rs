@@ -6,6 +6,7 @@ mod text;
 
 pub(crate) use columns::{Cells, Frame};
 
+use specrouter_routing::backend::After;
 use specrouter_routing::ids::{ClassId, ModelId, ReplicaId, RequestId};
 use specrouter_routing::profile::PassShape;
 use specrouter_routing::record::{
@@ -94,6 +95,7 @@ impl Row for PassRecord {
         cells.u32(u32::from(self.model.0));
         cells.u64(self.start.nanos());
         cells.u64(self.duration.nanos());
+        cells.text(self.after.as_str());
         cells.u32(self.shape.rows);
         cells.u32(self.shape.new_tokens);
         cells.u32(self.shape.catch_up_tokens);
@@ -109,6 +111,8 @@ impl Row for PassRecord {
         let (replica, tick, model) =
             (frame.u32s("replica")?, frame.u64s("tick")?, frame.narrow::<u8>("model")?);
         let (start, duration) = (frame.u64s("start_ns")?, frame.u64s("duration_ns")?);
+        let all = [After::Same, After::Other, After::Idle];
+        let after = frame.words("after", &all, After::as_str, "same, other or idle")?;
         let (rows, new_tokens) = (frame.u32s("rows")?, frame.u32s("new_tokens")?);
         let (catch_up, context) = (frame.u32s("catch_up_tokens")?, frame.u64s("context_tokens")?);
         let (pairs, logits) = (frame.u64s("attention_pairs")?, frame.u32s("logit_rows")?);
@@ -120,6 +124,7 @@ impl Row for PassRecord {
             model: ModelId(model[i]),
             start: Time::from_nanos(start[i]),
             duration: Span::from_nanos(duration[i]),
+            after: after[i],
             shape: PassShape {
                 rows: rows[i],
                 new_tokens: new_tokens[i],
