@@ -78,8 +78,11 @@ pub struct HeldOut {
     pub median: f64,
     /// 95 % of the errors are below it.
     pub p95: f64,
-    /// Their mean: the fit with the smaller one is the better.
-    pub mean: f64,
+    /// Σ |predicted − observed| / Σ observed: the fit with the smaller one is the better. (A mean of relative errors would
+    /// be the small models' alone, whose passes are many and take no time.)
+    pub absolute: f64,
+    /// Σ observed, in seconds.
+    pub seconds: f64,
     /// Σ predicted / Σ observed: what the fit makes of the whole time.
     pub total: f64,
 }
@@ -95,7 +98,8 @@ impl HeldOut {
             passes: errors.len(),
             median: at(0.5)?,
             p95: at(0.95)?,
-            mean: errors.iter().sum::<f64>() / errors.len() as f64,
+            absolute: pairs.iter().map(|(p, o)| (p - o).abs()).sum::<f64>() / observed,
+            seconds: observed,
             total: predicted / observed,
         })
     }
@@ -127,16 +131,16 @@ pub struct ModelCosts {
 impl ModelCosts {
     /// Does the table foretell held-out passes better than the terms.
     pub fn table_is_better(&self) -> bool {
-        self.table_error.is_some_and(|table| table.mean < self.linear_error.mean)
+        self.table_error.is_some_and(|table| table.absolute < self.linear_error.absolute)
     }
 }
 
-/// One fit for all models, since a scenario names one: the table, if its mean error over all held-out passes is smaller.
+/// One fit for all models, since a scenario names one: the table, if it is less time off over all held-out passes.
 pub fn table_is_better<'a>(costs: impl IntoIterator<Item = &'a ModelCosts>) -> bool {
     let (mut linear, mut table, mut whole) = (0.0, 0.0, true);
     for costs in costs {
-        linear += costs.linear_error.mean * costs.passes as f64;
-        table += costs.table_error.map_or(0.0, |error| error.mean * costs.passes as f64);
+        linear += costs.linear_error.absolute * costs.linear_error.seconds;
+        table += costs.table_error.map_or(0.0, |error| error.absolute * error.seconds);
         whole &= costs.table_error.is_some();
     }
     whole && table < linear
