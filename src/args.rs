@@ -173,6 +173,15 @@ pub struct ReplayArgs {
     /// Replay this many requests, the trace's over and over; by default each once.
     #[arg(long, value_name = "N")]
     pub requests: Option<u64>,
+    /// Run the requests again on the real models too, and show what was executed beside what was replayed. In other
+    /// time with `--set workload.speed=10`.
+    #[cfg(feature = "engine")]
+    #[arg(long)]
+    pub execute: bool,
+    /// With --execute, the folders of the models, cheapest first, if they are not where they were.
+    #[cfg(feature = "engine")]
+    #[arg(short = 'm', long = "model", value_name = "DIR", num_args = 1..)]
+    pub models: Vec<PathBuf>,
     /// Leave out `clairvoyant`, `hindsight` and the bound.
     #[arg(long)]
     pub no_references: bool,

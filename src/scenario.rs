@@ -4,6 +4,8 @@
 
 mod arms;
 mod costs;
+#[cfg(feature = "engine")]
+pub mod executed;
 mod folder;
 mod pool;
 pub mod profile;
@@ -119,6 +121,13 @@ impl Paths<'_> {
             _ => path.to_owned(),
         }
     }
+
+    /// Makes the paths in `raw`, the workload's aside, lead on from the current folder.
+    fn lead_on(&self, raw: &mut RawScenario) {
+        for (place, text) in raw.path_texts() {
+            *text = self.resolve(&place, Path::new(&*text)).display().to_string();
+        }
+    }
 }
 
 /// Reads the scenario of that name or path, applies the `--set`s, and resolves it.
@@ -162,6 +171,7 @@ pub fn resolve(name: &str, sets: &[String]) -> Result<Scenario, ScenarioError> {
     let acceptance = acceptance(&raw, calibrated.as_ref(), &pool, &classes, &document)?;
     let arms = arms::resolve(&raw.policies, &pool, limits.max_block, &document)?;
     let loads = loads(&raw, &document)?;
+    paths.lead_on(&mut raw);
     Ok(Scenario {
         name: name.to_owned(),
         description,
@@ -233,7 +243,7 @@ impl Scenario {
         for file in [&mut raw.workload.file, &mut raw.workload.lengths_file].into_iter().flatten() {
             *file = std::path::absolute(&*file)?;
         }
-        for text in raw.path_texts() {
+        for (_, text) in raw.path_texts() {
             *text = std::path::absolute(&*text)?.display().to_string();
         }
         Ok(yaml::to_text(&raw)?)
@@ -291,6 +301,7 @@ fn read_profile(path: &Path) -> anyhow::Result<profile::Read> {
 ///
 /// # Errors
 /// A file that is no profile, or one without acceptance.
+#[cfg(feature = "engine")]
 pub fn measured_acceptance(path: &Path, pool: &[ModelSpec], classes: &[String]) -> anyhow::Result<Source> {
     let read = read_profile(path)?;
     let measured = read.acceptance(pool, classes);

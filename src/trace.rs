@@ -43,6 +43,7 @@ fn walk(path: &Path, depth: usize, found: &mut Vec<PathBuf>) -> std::io::Result<
 ///
 /// # Errors
 /// As [`find`]; several; a manifest that is none.
+#[cfg(feature = "engine")]
 pub fn open(path: &Path) -> anyhow::Result<Trace> {
     let found = find(path)?;
     match found.as_slice() {

@@ -1,13 +1,24 @@
 //! `specrouter replay`: policies compared on a recorded trace.
 
+#[cfg(feature = "engine")]
+use specrouter_reports::{
+    fit::FitReport,
+    gap::{Gap, GapArm},
+};
 use specrouter_routing::policy::{Logged, Policy};
 use specrouter_routing::record::{RequestRecord, RoundRecord, Sink, Wants};
 
 use super::run::{Told, execute, on_interrupt};
+#[cfg(feature = "engine")]
+use super::{record::Rig, run::arms::once};
+#[cfg(feature = "engine")]
+use crate::args::Format;
 use crate::args::ReplayArgs;
 use crate::failure::Failure;
 use crate::references;
 use crate::scenario::{Asked, Replayed, Scenario, default_name, resolve_replay};
+#[cfg(feature = "engine")]
+use crate::scenario::{Recording, executed::resolve_execution};
 use crate::simulate::simulate_policy;
 use crate::trace;
 
@@ -26,7 +37,13 @@ pub fn run(args: &ReplayArgs) -> Result<(), Failure> {
         requests: args.requests,
         sets: &args.sets,
     };
-    let Replayed { mut scenario, rounds } = resolve_replay(&trace, &asked).map_err(Failure::BadInput)?;
+    let replayed = resolve_replay(&trace, &asked).map_err(Failure::BadInput)?;
+    #[cfg(feature = "engine")]
+    let execution = match args.execute {
+        true => Some(resolve_execution(&trace, &replayed, &args.models).map_err(Failure::BadInput)?),
+        false => None,
+    };
+    let Replayed { mut scenario, rounds, .. } = replayed;
     let mut notes = Vec::new();
     notes.extend(law(&scenario, &rounds, trace.run().decoding.by_agreement())?);
     let (mut bound, stop) = (None, on_interrupt()?);
@@ -55,7 +72,44 @@ pub fn run(args: &ReplayArgs) -> Result<(), Failure> {
     if args.dry_run {
         return super::dry_run::print_replay(&scenario, &told.notes, args.format);
     }
-    execute(&scenario, &told)
+    execute(&scenario, &told)?;
+    #[cfg(feature = "engine")]
+    if let Some(recording) = execution {
+        beside(&scenario, &recording, &told)?;
+    }
+    Ok(())
+}
+
+/// Runs the requests again on the real models, and shows what was executed beside what was foretold.
+#[cfg(feature = "engine")]
+fn beside(scenario: &Scenario, recording: &Recording, told: &Told) -> Result<(), Failure> {
+    let mut rig = Rig::open(recording, &told.stop)?;
+    let out = told.out.join("executed");
+    let done = rig.run(recording, &out, told.quiet, &told.stop)?;
+    let mut arms = Vec::new();
+    for (arm, measured) in recording.arms.iter().zip(done) {
+        let replay = |&seed: &u64| once(scenario, arm, seed, &told.stop);
+        let foretold = vec![scenario.seeds.iter().map(replay).collect::<anyhow::Result<Vec<_>>>()?];
+        arms.push(GapArm { policy: arm.name.clone(), measured, foretold });
+    }
+    if told.stop.load(std::sync::atomic::Ordering::Relaxed) {
+        return Err(Failure::Interrupted(format!("what was executed is in {}", out.display())));
+    }
+    let gap = Gap { ways: vec!["replayed".into()], arms };
+    let page = FitReport {
+        title: format!("Executed and replayed: {}", scenario.name),
+        facts: vec![("executed on".into(), rig.device.clone())],
+        sections: gap.sections(),
+        notes: Vec::new(),
+        command: told.command.clone(),
+    };
+    crate::files::put(&told.out.join("executed.html"), &page.html().map_err(anyhow::Error::new)?)?;
+    match told.format {
+        Format::Table => super::print(&page.text()),
+        Format::Json => {
+            super::print_json(&serde_json::json!({ "rows": gap.rows(), "rankings": gap.rankings() }))
+        }
+    }
 }
 
 /// The command that makes the report again.
@@ -66,6 +120,10 @@ fn command(args: &ReplayArgs) -> String {
     args.policies.iter().for_each(|policy| command += &format!(" --policy '{policy}'"));
     args.sets.iter().for_each(|set| command += &format!(" --set {set}"));
     args.requests.iter().for_each(|requests| command += &format!(" --requests {requests}"));
+    #[cfg(feature = "engine")]
+    if args.execute {
+        command += " --execute";
+    }
     args.seeds.iter().for_each(|seeds| command += &format!(" --seeds {seeds}"));
     command
 }

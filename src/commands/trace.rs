@@ -51,26 +51,26 @@ fn check_all(args: &CheckArgs) -> Result<(), Failure> {
 #[cfg(feature = "engine")]
 mod score {
     use std::collections::BTreeSet;
-    use std::path::PathBuf;
 
     use anyhow::{Context, bail};
     use specrouter_engine::pool;
-    use specrouter_engine::settings::EngineConfig;
-    use specrouter_engine::verify::Verify;
     use specrouter_routing::luck::Luck;
-    use specrouter_routing::record::{Decoding, TextRecord};
+    use specrouter_routing::record::TextRecord;
     use specrouter_traces::{Table, Trace, TraceWriter};
 
     use crate::args::ScoreArgs;
     use crate::commands::run::{on_interrupt, progress};
     use crate::failure::Failure;
-    use crate::{catalog, files, score, trace};
+    use crate::scenario::executed::{model_folders, verify_of};
+    use crate::{score, trace};
 
     /// Scores the texts of a trace that have no scores yet.
     pub(super) fn run(args: &ScoreArgs) -> Result<(), Failure> {
         let trace = trace::open(&args.trace).map_err(Failure::BadInput)?;
         let texts = unscored(&trace).map_err(Failure::BadInput)?;
-        let (folders, settings) = models(&trace, args).map_err(Failure::BadInput)?;
+        let (_, raw) = trace::scenario(&trace, &[]).map_err(Failure::BadInput)?;
+        let folders = model_folders(&trace, &raw, &args.models).map_err(Failure::BadInput)?;
+        let settings = raw.engine.unwrap_or_default();
         let stop = on_interrupt()?;
         pool::share_work(settings.threads);
         let run = trace.run();
@@ -79,13 +79,9 @@ mod score {
             let model = pool::open(folder, &member.spec.name, &settings, run.kv_tokens);
             models.push(model.with_context(|| format!("cannot open {}", folder.display()))?);
         }
-        let verify = match run.decoding {
-            Decoding::Coupled => Verify::Coupled,
-            Decoding::Speculative | Decoding::Greedy => Verify::Speculative,
-        };
         let luck = Luck::new(run.seed);
         let mut writer = TraceWriter::resume(trace.folder()).map_err(anyhow::Error::new)?;
-        let done = score::score(&texts, &mut models, (verify, luck), &mut writer, &stop)?;
+        let done = score::score(&texts, &mut models, (verify_of(run.decoding), luck), &mut writer, &stop)?;
         if !done {
             writer.checkpoint().map_err(anyhow::Error::new)?;
             return Err(Failure::Interrupted("what was scored is kept".into()));
@@ -109,34 +105,5 @@ mod score {
             Some(text) => bail!("request {}: its prompt was not kept, so it cannot be scored", text.request),
             None => Ok(texts),
         }
-    }
-
-    /// The folders of the pool, whose weights are those that ran, and how they ran.
-    fn models(trace: &Trace, args: &ScoreArgs) -> anyhow::Result<(Vec<PathBuf>, EngineConfig)> {
-        let (_, raw) = trace::scenario(trace, &[])?;
-        let folders = match args.models.is_empty() {
-            true => raw.pool.iter().filter(|name| catalog::is_path(name)).map(PathBuf::from).collect(),
-            false => args.models.clone(),
-        };
-        let members = &trace.run().models;
-        if folders.len() != members.len() {
-            bail!(
-                "expected the folders of {} models, got {}: name them with --model",
-                members.len(),
-                folders.len()
-            );
-        }
-        for (folder, member) in folders.iter().zip(members) {
-            let digest = files::weights_digest(folder)?;
-            if member.weights_fnv1a.as_ref().is_some_and(|ran| *ran != digest) {
-                bail!(
-                    "{}: expected the weights of {} that ran ({}), got others ({digest})",
-                    folder.display(),
-                    member.spec.name,
-                    member.weights_fnv1a.as_deref().unwrap_or_default()
-                );
-            }
-        }
-        Ok((folders, raw.engine.unwrap_or_default()))
     }
 }

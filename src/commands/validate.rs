@@ -4,23 +4,19 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use anyhow::Context;
+use specrouter_reports::SeedSummary;
 use specrouter_reports::fit::FitReport;
 use specrouter_reports::gap::{Gap, GapArm};
-use specrouter_reports::{Collector, Keep, SeedSummary};
 use specrouter_traces::Trace;
 
 use super::calibrate::{self, PROFILE};
 use super::record::Rig;
-use super::run::{arms::reduce, on_interrupt, progress};
+use super::run::{arms::once, on_interrupt, progress};
 use crate::args::{CalibrateArgs, Format, ValidateArgs};
 use crate::failure::Failure;
 use crate::files;
 use crate::keep::folder;
-use crate::scenario::{
-    Arm, Asked, Part, Recording, Scenario, measured_acceptance, resolve_part, resolve_replay,
-};
-use crate::simulate::simulate;
+use crate::scenario::{Asked, Part, Recording, measured_acceptance, resolve_part, resolve_replay};
 
 /// Half of the prompts, and half of the requests, calibrate; the other half is foretold and measured.
 const HALVES: [(usize, &str); 2] = [(0, "calibration"), (1, "measured")];
@@ -165,15 +161,6 @@ fn foretell(
         foretold: foretold.into(),
     });
     Ok(Some(Gap { ways: vec!["replayed".into(), "simulated".into()], arms: arms.collect() }))
-}
-
-/// One simulated run.
-fn once(scenario: &Scenario, arm: &Arm, seed: u64, stop: &AtomicBool) -> anyhow::Result<SeedSummary> {
-    let mut collector = Collector::new(Keep::Summary);
-    let watch = &mut |_| !stop.load(Ordering::Relaxed);
-    let run = simulate(scenario, arm, &scenario.workload, seed, &mut collector, watch)
-        .with_context(|| format!("{}, seed {seed}", arm.name))?;
-    Ok(reduce(scenario, arm, &scenario.workload, seed, collector, run))
 }
 
 fn facts(recording: &Recording, device: &str, out: &Path) -> Vec<(String, String)> {

@@ -278,17 +278,20 @@ impl RawScenario {
         }
     }
 
-    /// The fields, other than the workload's, that hold a path and not a name.
-    pub(super) fn path_texts(&mut self) -> Vec<&mut String> {
-        let costs =
-            [self.hardware.as_mut(), self.profile.as_mut()].into_iter().flatten().filter_map(|costs| {
-                match costs {
-                    CostsRef::Named(name) => Some(name).filter(|name| crate::catalog::is_path(name)),
-                    CostsRef::Table { table } => Some(table),
-                    CostsRef::Linear { .. } => None,
+    /// The fields, other than the workload's, that hold a path and not a name, with their places.
+    pub(super) fn path_texts(&mut self) -> Vec<(String, &mut String)> {
+        let mut texts = Vec::new();
+        for (place, costs) in [("hardware", &mut self.hardware), ("profile", &mut self.profile)] {
+            match costs {
+                Some(CostsRef::Named(name)) if crate::catalog::is_path(name) => {
+                    texts.push((place.to_owned(), name));
                 }
-            });
-        let models = self.pool.iter_mut().filter(|name| crate::catalog::is_path(name));
-        costs.chain(models).collect()
+                Some(CostsRef::Table { table }) => texts.push((format!("{place}.table"), table)),
+                _ => {}
+            }
+        }
+        let models = self.pool.iter_mut().enumerate().filter(|(_, name)| crate::catalog::is_path(name));
+        texts.extend(models.map(|(index, name)| (format!("pool[{index}]"), name)));
+        texts
     }
 }

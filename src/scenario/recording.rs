@@ -44,6 +44,8 @@ pub struct Ready {
     pub text: PromptText,
     /// What is sent: its first turn, cut in front to `max_prompt_tokens`.
     pub tokens: Vec<u32>,
+    /// The seed of its request; the request's id where `None`.
+    pub seed: Option<u64>,
 }
 
 /// A scenario as `record` means it.
@@ -187,6 +189,7 @@ pub fn resolve_part(name: &str, sets: &[String], part: &Part) -> Result<Recordin
         let message = "expected a policy whose output is the target's; record the other model as the target of a pool of its own";
         return Err(document.error(&place, message).into());
     }
+    paths.lead_on(&mut raw);
     Ok(Recording {
         name: name.to_owned(),
         description,
@@ -214,7 +217,8 @@ impl Recording {
     pub fn prompt(&self, id: u64) -> (&Ready, Prompt) {
         let ready = &self.prompts[(id % self.prompts.len() as u64) as usize];
         let tokens = ready.tokens.clone();
-        (ready, Prompt { tokens, sampling: self.sampling, seed: id, stop: self.stop.clone() })
+        let seed = ready.seed.unwrap_or(id);
+        (ready, Prompt { tokens, sampling: self.sampling, seed, stop: self.stop.clone() })
     }
 
     /// A finished text as its trace has it, prompt included.
@@ -222,7 +226,7 @@ impl Recording {
         TextRecord {
             replica: ReplicaId(0),
             request: text.request,
-            seed: text.request.0,
+            seed: self.prompt(text.request.0).1.seed,
             temperature: self.sampling.temperature() as f32,
             top_k: self.sampling.top_k(),
             top_p: self.sampling.top_p().map(|p| p as f32),
@@ -242,7 +246,7 @@ impl Recording {
         if let Some(file) = &mut raw.workload.file {
             *file = std::path::absolute(&*file)?;
         }
-        for text in raw.path_texts() {
+        for (_, text) in raw.path_texts() {
             *text = std::path::absolute(&*text)?.display().to_string();
         }
         Ok(yaml::to_text(&raw)?)
@@ -363,7 +367,7 @@ fn prompts(
                     .collect(),
             };
             let tokens = tokens[tokens.len().saturating_sub(most)..].to_vec();
-            Ok(Ready { text, tokens })
+            Ok(Ready { text, tokens, seed: None })
         })
         .collect()
 }

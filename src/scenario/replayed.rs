@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, bail};
-use specrouter_routing::ids::RequestId;
+use specrouter_routing::ids::{ClassId, RequestId};
 use specrouter_routing::profile::ModelSpec;
 use specrouter_routing::record::{RequestRecord, RoundRecord, Status, TokenRecord};
 use specrouter_routing::slo::Slo;
@@ -48,6 +48,9 @@ pub struct Replayed {
     pub scenario: Scenario,
     /// What its rounds executed, under the ids that the scenario gives the requests; empty without that table.
     pub rounds: Vec<RoundRecord>,
+    #[cfg_attr(not(feature = "engine"), expect(dead_code, reason = "for running them again"))]
+    /// The ids and classes that the requests have in the trace, in the scenario's order.
+    pub originals: Vec<(RequestId, ClassId)>,
 }
 
 /// Makes a scenario of `trace`.
@@ -120,7 +123,8 @@ pub fn resolve_replay(trace: &Trace, asked: &Asked<'_>) -> anyhow::Result<Replay
         arms,
         loads: None,
     };
-    Ok(Replayed { scenario, rounds })
+    let originals = texts.requests.iter().map(|request| (request.id, request.class)).collect();
+    Ok(Replayed { scenario, rounds, originals })
 }
 
 /// What was asked, as overrides of the recorded scenario.

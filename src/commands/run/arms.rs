@@ -154,8 +154,26 @@ fn run_one(
     Ok(Some(Done { summary: reduce(scenario, arm, workload, seed, sink.collector, run), extrapolations }))
 }
 
+/// One simulated run, nothing written.
+///
+/// # Errors
+/// A policy's bad answer.
+#[cfg(feature = "engine")]
+pub fn once(
+    scenario: &Scenario,
+    arm: &scenario::Arm,
+    seed: u64,
+    stop: &AtomicBool,
+) -> anyhow::Result<SeedSummary> {
+    let mut collector = Collector::new(Keep::Summary);
+    let watch = &mut |_| !stop.load(Ordering::Relaxed);
+    let run = simulate(scenario, arm, &scenario.workload, seed, &mut collector, watch)
+        .with_context(|| format!("{}, seed {seed}", arm.name))?;
+    Ok(reduce(scenario, arm, &scenario.workload, seed, collector, run))
+}
+
 /// The metrics of a simulated run.
-pub fn reduce(
+fn reduce(
     scenario: &Scenario,
     arm: &scenario::Arm,
     workload: &Workload,
