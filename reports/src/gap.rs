@@ -321,9 +321,9 @@ mod tests {
     fn errors_are_paired_by_seed() {
         let rows = gap().rows();
         let row = rows.iter().find(|r| r.policy == "a" && r.quantity == Quantity::TpotMedian).unwrap();
-        assert!((row.measured - 15.0).abs() < 1e-9);
+        assert!((row.measured - 15.0).abs() < 1e-4);
         let told = row.foretold[0].unwrap();
-        assert!((told.error - 5.0).abs() < 1e-9, "10 % and 0 %: {}", told.error);
+        assert!((told.error - 5.0).abs() < 1e-4, "10 % and 0 %: {}", told.error);
         // t with one degree of freedom: 12.706 standard errors of 5.
         let (low, high) = told.interval.unwrap();
         assert!((high - 5.0 - 63.53).abs() < 0.01 && (5.0 - low - 63.53).abs() < 0.01);

@@ -6,7 +6,7 @@ mod results;
 use crate::numbers::{seconds, thousands};
 use crate::plot::{self, Figure, View};
 use crate::summary::Saturation;
-use crate::{ArmResult, Report, ReportError, table};
+use crate::{ArmResult, Report, ReportError, bound, table};
 
 const STYLE: &str = include_str!("report.css");
 
@@ -20,6 +20,7 @@ pub(crate) fn page(report: &Report) -> Result<String, ReportError> {
     if report.loads.is_some() {
         body += &results::by_load(report);
     }
+    body += &bound(report);
     body += &section("Plots", &figures.iter().map(figure).collect::<String>());
     body += &details::classes(&arms);
     body += &details::models(&arms);
@@ -85,6 +86,15 @@ pub(crate) fn columns(head: &[String], body: &[Vec<String>], words: usize) -> St
         "<div class=\"scroll\"><table>\n<thead><tr>{}</tr></thead>\n<tbody>\n{body}</tbody>\n</table></div>\n",
         cells("th", head)
     )
+}
+
+/// What nothing can beat, and how much of its gain each policy has.
+fn bound(report: &Report) -> String {
+    let Some(mut all) = bound::rows(report) else { return String::new() };
+    all.iter_mut().flatten().for_each(|cell| *cell = escape(cell));
+    let head = all.remove(0);
+    let words = format!("<p>{}.</p>\n", escape(bound::HEADING));
+    section("The bound", &(words + &rows(&head, &all)))
 }
 
 fn header(report: &Report, title: &str) -> String {

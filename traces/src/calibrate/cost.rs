@@ -21,7 +21,7 @@ pub const LEAST_PASSES: usize = 50;
 /// Rows of a measured table below which a model's times are not fitted.
 pub const LEAST_ROWS: usize = 10;
 /// Passes below which a cell of the table is left open.
-pub const LEAST_IN_CELL: usize = 8;
+const LEAST_IN_CELL: usize = 8;
 /// A gap before the next pass counts up to this many times the pass.
 pub const MOST_GAP: u64 = 10;
 /// Parts of the data, each held out once.

@@ -35,8 +35,12 @@ fn a_pass_costs_what_passed_until_the_next_while_requests_ran() {
 
 /// Ragged passes of every size, priced by `price` with log-normal noise, every 50th stalled.
 fn made(price: impl Fn(&PassShape) -> f64, noise: f64, stalls: bool) -> Vec<Sample> {
+    passes(4000, price, noise, stalls)
+}
+
+fn passes(count: u64, price: impl Fn(&PassShape) -> f64, noise: f64, stalls: bool) -> Vec<Sample> {
     let draws = Luck::new(5).stream(Stream::Test);
-    (0..4000u64)
+    (0..count)
         .map(|index| {
             let uniform = |what| draws.uniform(index, what);
             let mut shape = PassShape::default();
@@ -89,7 +93,7 @@ fn without_noise_terms_are_exact() {
 #[test]
 fn a_staircase_is_foretold_by_the_table_and_a_line_by_the_terms() {
     let stairs = |shape: &PassShape| if shape.new_tokens > 24 { 9e-3 } else { 3e-3 };
-    let costs = fit("m", &made(stairs, 0.02, false)).unwrap();
+    let costs = fit("m", &passes(30_000, stairs, 0.02, false)).unwrap();
     assert!(costs.table_is_better(), "{:?} {:?}", costs.linear_error, costs.table_error);
     let table = Table::of_one("m", &costs.table).unwrap();
     let at = |rows| table.seconds_checked(ModelId(0), &PassShape::uniform(rows, 1, 1000)).0;
