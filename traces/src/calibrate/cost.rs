@@ -228,9 +228,10 @@ impl Terms {
 /// Number of terms.
 const TERMS: usize = 7;
 
-/// What each term is multiplied with: those of [`LinearTerms`] in order, then after another model and after idling.
-fn terms_of(Sample { shape, after, .. }: &Sample) -> [f64; TERMS] {
-    let when = |is: After| if *after == is { 1.0 } else { 0.0 };
+/// What each term is multiplied with: those of [`LinearTerms`] in order, then after another model and after idling;
+/// what the samples never were without (`always`) is no term of its own.
+fn terms_of(Sample { shape, after, .. }: &Sample, always: After) -> [f64; TERMS] {
+    let when = |is: After| if *after == is && is != always { 1.0 } else { 0.0 };
     [
         1.0,
         f64::from(shape.rows),
@@ -251,11 +252,13 @@ fn linear(samples: &[Sample]) -> Terms {
     const ROUNDS: usize = 12;
     const HUBER: f64 = 1.345;
     let mut weights: Vec<f64> = samples.iter().map(|s| 1.0 / (s.seconds * s.seconds)).collect();
+    let seen = |after: &After| samples.iter().any(|sample| sample.after == *after);
+    let always = [After::Same, After::Other].into_iter().find(seen).unwrap_or(After::Idle);
     let mut found = [0.0; TERMS];
     for _ in 0..ROUNDS {
         let (mut gram, mut right) = ([[0.0; TERMS]; TERMS], [0.0; TERMS]);
         for (sample, &weight) in samples.iter().zip(&weights) {
-            let x = terms_of(sample);
+            let x = terms_of(sample, always);
             for i in 0..TERMS {
                 right[i] += weight * x[i] * sample.seconds;
                 for j in 0..TERMS {
@@ -265,7 +268,7 @@ fn linear(samples: &[Sample]) -> Terms {
         }
         found = non_negative(&gram, &right);
         let predict = |sample: &Sample| {
-            terms_of(sample).iter().zip(&found).map(|(x, f)| x * f).sum::<f64>().max(LEAST_SECONDS)
+            terms_of(sample, always).iter().zip(&found).map(|(x, f)| x * f).sum::<f64>().max(LEAST_SECONDS)
         };
         let residuals: Vec<f64> =
             samples.iter().map(|s| ((s.seconds - predict(s)) / predict(s)).abs()).collect();
