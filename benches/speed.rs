@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
+use specrouter_routing::backend::After;
 use specrouter_routing::chain::ChainPlan;
 use specrouter_routing::dispatch::DispatcherConfig;
 use specrouter_routing::ids::{ClassId, ModelId, ReplicaId, RequestId};
@@ -58,7 +59,7 @@ fn luck_draw(bencher: Bencher<'_, '_>) {
 fn price_of_a_pass(bencher: Bencher<'_, '_>) {
     let costs = CostModel::roofline(&models(), &hardware(), 1, Luck::new(1)).unwrap();
     let shape = PassShape::uniform(64, 4, 900);
-    bencher.bench_local(|| costs.price(ModelId(2), divan::black_box(&shape), (0, 0)));
+    bencher.bench_local(|| costs.price(ModelId(2), divan::black_box(&shape), After::Same, (0, 0)));
 }
 
 #[divan::bench(args = [1, 16, 64, 256])]
