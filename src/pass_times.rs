@@ -60,7 +60,7 @@ pub fn of_trace(given: &Trace, pool: &[ModelSpec]) -> anyhow::Result<(Costs, Vec
         .collect();
     let said = format!(
         "pass times are those of {passes} recorded passes in {traces} traces, as {}; median error of a pass not seen by the fit: {}",
-        if table { "a table of medians" } else { "linear terms" },
+        if table { "a table of means" } else { "linear terms" },
         errors.join(", ")
     );
     let interference = fits.iter().map(interference).collect();

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use specrouter_reports::{ArmResult, BoundReport, Report};
 use specrouter_routing::workload::Workload;
+use specrouter_sim::acceptance::Source;
 
 use crate::args::{Format, RunArgs};
 use crate::failure::Failure;
@@ -146,6 +147,23 @@ fn jobs(scenario: &Scenario, workloads: usize) -> Vec<Job> {
     jobs
 }
 
+/// What of a replayed arm does not rest on the recorded text: in chains of three levels and more, the drafts and cycles
+/// behind the position where a level left it.
+fn modelled(arm: &ArmResult) -> Option<String> {
+    let target = arm.pool.last()?;
+    let runs = || arm.seeds.iter().map(|seed| &seed.summary);
+    if !runs().flat_map(|run| &run.pairs).any(|pair| pair.verifier != *target) {
+        return None;
+    }
+    let models = || runs().flat_map(|run| &run.models);
+    let wasted: f64 = models().filter(|model| model.model != *target).map(|model| model.wasted).sum();
+    let all: f64 = models().map(|model| model.useful + model.wasted + model.catch_up).sum();
+    (all > 0.0).then(|| {
+        let share = 100.0 * wasted / all;
+        format!("{}: at most {share:.0} % of its pass time rests on what was drafted off the text, which is modelled", arm.policy)
+    })
+}
+
 /// Arms of which every seed has finished, in the scenario's order.
 fn report(
     scenario: &Scenario,
@@ -185,6 +203,9 @@ fn report(
             pool: arm.members.iter().map(|&index| scenario.pool[index].name.clone()).collect(),
             seeds: results.into_iter().map(|r| r.summary).collect(),
         });
+    }
+    if matches!(*scenario.acceptance, Source::Recorded(_)) {
+        notes.extend(arms.iter().filter_map(modelled));
     }
     Report {
         title: scenario.name.clone(),
