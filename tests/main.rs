@@ -18,4 +18,6 @@ mod run;
 #[cfg(feature = "engine")]
 mod selfcheck;
 #[cfg(feature = "engine")]
+mod trace;
+#[cfg(feature = "engine")]
 mod twins;

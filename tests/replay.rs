@@ -220,3 +220,34 @@ fn invariant_11_sampled_lengths_agree_in_the_mean() {
         );
     }
 }
+
+/// The shipped recordings replay where nothing else is at hand, and the law holds on the greedy one.
+#[test]
+fn the_shipped_recordings_replay_from_any_folder() {
+    let data = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("traces/data");
+    let folder = super::program::Folder::new();
+    let run = |args: &[&str]| {
+        let output = folder.run(args);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(output.status.success(), "{args:?}: {error}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    for (name, seeds) in [("greedy", None), ("sampled", Some("3"))] {
+        let trace = data.join(name).display().to_string();
+        assert!(!run(&["trace", "check", &trace]).contains("missing"), "{name} is whole");
+        let mut args = vec!["replay", &trace, "--out", name, "-q"];
+        args.extend(seeds.into_iter().flat_map(|seeds| ["--seeds", seeds]));
+        let table = run(&args);
+        for row in ["target_only", "specrouter", "clairvoyant", "hindsight", "bound"] {
+            assert!(table.contains(&format!("\n{row}")), "{name}: {row} in {table}");
+        }
+        let law = table.lines().find(|line| line.contains("law of replay")).unwrap();
+        if name == "greedy" {
+            let words: Vec<&str> = law.split_whitespace().collect();
+            let of = words.iter().rposition(|word| *word == "of").unwrap();
+            assert_eq!(words[of - 1], words[of + 1], "{law}");
+        } else {
+            assert!(table.contains("95 % interval over 3 seeds"), "{table}");
+        }
+    }
+}

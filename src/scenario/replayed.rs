@@ -25,6 +25,9 @@ use crate::pass_times;
 use crate::trace;
 use crate::yaml::Document;
 
+/// Seeds of luck where a trace is sampled.
+const REPLICATIONS: u32 = 10;
+
 /// What was asked of a replay besides the trace.
 #[derive(Clone, Debug, Default)]
 pub struct Asked<'a> {
@@ -64,9 +67,9 @@ pub fn resolve_replay(trace: &Trace, asked: &Asked<'_>) -> anyhow::Result<Replay
     let paths = Paths { document: &document, folder: None };
     let pool: Vec<ModelSpec> = run.models.iter().map(|member| member.spec.clone()).collect();
     pool::check_pool(&pool).map_err(|message| anyhow::anyhow!("{}: {message}", trace.folder().display()))?;
-    // A replay is one replica of what was recorded, unless it is told otherwise.
-    if run.decoding.by_agreement() && asked.seeds.is_none() {
-        raw.seeds = 1;
+    // How often luck is drawn has nothing to do with how often was recorded.
+    if asked.seeds.is_none() && !document.was_set("seeds") {
+        raw.seeds = if run.decoding.by_agreement() { 1 } else { REPLICATIONS };
     }
     let seeds = seeds(&raw, &document)?;
 

@@ -362,3 +362,7 @@ impl Findings {
         );
     }
 }
+
+#[cfg(test)]
+#[path = "check_tests.rs"]
+mod tests;
