@@ -114,7 +114,7 @@ fn scores_that_a_kill_took_are_made_again_the_same() {
     missing: scores of 8 of 8 texts; `specrouter trace score` makes them
     ");
     let (_, error) = wrong(&folder, 2, &["replay", DRAFTED]);
-    insta::assert_snapshot!(error, @"");
+    insta::assert_snapshot!(error, @"error: out/s/arms/static-small-large-3/seed-3: expected scores of every output token, got no such table; `specrouter trace score` makes them of its texts");
 
     let scored = folder.run(&["trace", "score", DRAFTED]);
     assert!(scored.status.success());
@@ -188,13 +188,13 @@ fn a_trace_without_texts_is_refused() {
     let text = ok(&folder, &["trace", "check", "full"]);
     assert_eq!(text.matches(": sound\n").count(), 2, "{text}");
     let (_, error) = wrong(&folder, 2, &["replay", "full/arms/target_only/seed-7"]);
-    insta::assert_snapshot!(error, @"");
+    insta::assert_snapshot!(error, @"error: full/arms/target_only/seed-7: request 0, output position 0: no token was scored; a simulation's trace has none to replay");
     ok(
         &folder,
         &["run", "s.yaml", "-q", "--seeds", "1", "--set", "output.tables=requests", "--out", "requests"],
     );
     let (_, error) = wrong(&folder, 2, &["replay", "requests/arms/target_only/seed-7"]);
-    insta::assert_snapshot!(error, @"");
+    insta::assert_snapshot!(error, @"error: requests/arms/target_only/seed-7: expected scores of every output token, got no such table; `specrouter record` keeps them, in full tables");
 }
 
 #[test]

@@ -15,7 +15,7 @@ use specrouter_routing::workload::{
     WorkloadConfig,
 };
 use specrouter_sim::acceptance::{Recorded, Source};
-use specrouter_traces::Trace;
+use specrouter_traces::{Table, Trace};
 
 use super::costs;
 use super::raw::CostsRef;
@@ -172,6 +172,16 @@ impl Texts {
     fn read(trace: &Trace) -> anyhow::Result<Self> {
         let mut all = trace.requests()?;
         all.sort_by_key(|request| request.id);
+        if !trace.has(Table::Tokens) {
+            let how = match trace.has(Table::Texts) {
+                true => "`specrouter trace score` makes them of its texts",
+                false => "`specrouter record` keeps them, in full tables",
+            };
+            bail!(
+                "{}: expected scores of every output token, got no such table; {how}",
+                trace.folder().display()
+            );
+        }
         let tokens = trace.tokens()?;
         let mut text_of: BTreeMap<RequestId, u32> = BTreeMap::new();
         let mut lengths: Vec<u32> = Vec::new();
@@ -218,7 +228,7 @@ impl Texts {
 
     /// What the rounds executed, by the new ids.
     fn rounds(&self, trace: &Trace) -> anyhow::Result<Vec<RoundRecord>> {
-        if trace.manifest().rows(specrouter_traces::Table::Rounds).is_none() {
+        if trace.manifest().rows(Table::Rounds).is_none() {
             return Ok(Vec::new());
         }
         let renamed: BTreeMap<RequestId, u64> =

@@ -61,12 +61,12 @@ pub fn check(trace: &Trace) -> Findings {
     let models = trace.run().models.len();
     let known = found.requests(trace, requests.as_deref());
     found.passes(models, passes.as_deref());
-    found.rounds(models, known.as_ref(), passes.as_deref(), rounds.as_deref());
-    found.verifications(models, rounds.as_deref(), verifications.as_deref());
+    found.rounds(models, manifest.ended, known.as_ref(), passes.as_deref(), rounds.as_deref());
+    found.verifications(models, known.as_ref(), rounds.as_deref(), verifications.as_deref());
     if let Some(decisions) = &decisions {
         found.all(
             decisions,
-            |d| strange(known.as_ref(), d.request),
+            |d| manifest.ended && strange(known.as_ref(), d.request),
             |d, at| format!("decisions, row {at}: request must be in requests, got {}", d.request),
         );
     }
@@ -78,7 +78,8 @@ pub fn check(trace: &Trace) -> Findings {
 /// Requests by id.
 type Known<'a> = BTreeMap<RequestId, &'a RequestRecord>;
 
-/// Is the request not in the table of requests? Unknown while there is no such table.
+/// Is the request not in the table of requests? Unknown while there is no such table. (Until a run ends, the table has
+/// only the requests that did.)
 fn strange(known: Option<&Known<'_>>, request: RequestId) -> bool {
     known.is_some_and(|known| !known.contains_key(&request))
 }
@@ -127,10 +128,10 @@ impl Findings {
         self.all(requests, unfit, |r, at| {
             format!("requests, row {at}: output_tokens must be at most {}, got {}", r.limit, r.output_tokens)
         });
+        let mut seen = BTreeSet::new();
+        let twice: Vec<_> = requests.iter().filter(|r| !seen.insert(r.id)).map(|r| r.id).collect();
+        self.all(&twice, |_| true, |id, _| format!("requests: id {id} stands twice"));
         let known: Known<'_> = requests.iter().map(|r| (r.id, r)).collect();
-        if known.len() < requests.len() {
-            self.faults.push(format!("requests: {} ids stand twice", requests.len() - known.len()));
-        }
         let unfinished = requests.iter().filter(|r| r.status != Status::Finished).count();
         if unfinished > 0 {
             self.missing.push(format!("ends of {unfinished} of {} requests", requests.len()));
@@ -177,6 +178,7 @@ impl Findings {
     fn rounds(
         &mut self,
         models: usize,
+        ended: bool,
         known: Option<&Known<'_>>,
         passes: Option<&[PassRecord]>,
         rounds: Option<&[RoundRecord]>,
@@ -191,21 +193,34 @@ impl Findings {
         );
         self.all(
             rounds,
-            |r| strange(known, r.request),
+            |r| ended && strange(known, r.request),
             |r, at| format!("rounds, row {at}: request must be in requests, got {}", r.request),
         );
-        self.all(rounds, |r| r.accepted > r.drafted || r.emitted > r.accepted + 1, |r, at| {
+        self.all(rounds, |r| r.accepted > r.drafted || r.emitted > r.accepted.saturating_add(1), |r, at| {
             format!(
                 "rounds, row {at}: accepted is at most drafted and emitted at most one more, got {}, {}, {}",
                 r.drafted, r.accepted, r.emitted
             )
         });
         if let Some(passes) = passes {
-            let ticks: BTreeSet<(ReplicaId, u64)> = passes.iter().map(|p| (p.replica, p.tick)).collect();
-            let ends =
-                |r: &RoundRecord| r.start_tick > r.end_tick || !ticks.contains(&(r.replica, r.end_tick));
-            self.all(rounds, ends, |r, at| {
-                format!("rounds, row {at}: end_tick must be a pass of the replica, got {}", r.end_tick)
+            let ticks: BTreeMap<ReplicaId, BTreeSet<u64>> =
+                passes.iter().fold(BTreeMap::new(), |mut all, p| {
+                    all.entry(p.replica).or_default().insert(p.tick);
+                    all
+                });
+            let ran = |r: &RoundRecord| {
+                let own = ticks.get(&r.replica);
+                // A round is told before its last pass, which is the one that a killed run may lack.
+                let going_on = || {
+                    !ended && own.and_then(BTreeSet::last).map_or(0, |t| t.saturating_add(1)) == r.end_tick
+                };
+                own.is_some_and(|own| own.contains(&r.end_tick)) || going_on()
+            };
+            self.all(rounds, |r| r.start_tick > r.end_tick || !ran(r), |r, at| {
+                format!(
+                    "rounds, row {at}: start_tick is at most end_tick, which is a pass of the replica, got {}, {}",
+                    r.start_tick, r.end_tick
+                )
             });
         }
         // Conservation: the rounds of a request follow one another and make up its output.
@@ -216,8 +231,8 @@ impl Findings {
             if (round.round, round.position) != (*next, *tokens) {
                 broken.push((at, *next, *tokens));
             }
-            *next = round.round + 1;
-            *tokens = round.position + u32::from(round.emitted);
+            *next = round.round.saturating_add(1);
+            *tokens = round.position.saturating_add(u32::from(round.emitted));
         }
         self.all(
             &broken,
@@ -248,6 +263,7 @@ impl Findings {
     fn verifications(
         &mut self,
         models: usize,
+        known: Option<&Known<'_>>,
         rounds: Option<&[RoundRecord]>,
         verifications: Option<&[VerificationRecord]>,
     ) {
@@ -268,11 +284,15 @@ impl Findings {
             },
         );
         if let Some(rounds) = rounds {
-            let known: BTreeSet<(RequestId, u32)> = rounds.iter().map(|r| (r.request, r.round)).collect();
+            let told: BTreeSet<(RequestId, u32)> = rounds.iter().map(|r| (r.request, r.round)).collect();
+            let last: BTreeMap<RequestId, u32> = told.iter().copied().collect();
+            let finished = |id: RequestId| {
+                known.and_then(|known| known.get(&id)).is_some_and(|r| r.status == Status::Finished)
+            };
             // The last round of an unfinished request has no row yet.
-            let last: BTreeMap<RequestId, u32> = known.iter().copied().collect();
+            let next = |id: RequestId| last.get(&id).map_or(0, |last| last.saturating_add(1));
             let lost = |v: &VerificationRecord| {
-                !known.contains(&(v.request, v.round)) && last.get(&v.request).is_some_and(|&l| v.round <= l)
+                !told.contains(&(v.request, v.round)) && (finished(v.request) || v.round != next(v.request))
             };
             self.all(rows, lost, |v, at| {
                 format!("verifications, row {at}: no round {} of request {}", v.round, v.request)
@@ -318,7 +338,12 @@ impl Findings {
                 || !(t.coins.is_empty() || t.coins.len() == triples)
         };
         self.all(tokens, odd, |t, at| {
-            format!("tokens, row {at}: lists must be of {models} models, got {}", t.models.len())
+            format!(
+                "tokens, row {at}: lists must be of {models} models, {pairs} pairs and {triples} or no triples, got {}, {}, {}",
+                t.models.len(),
+                t.overlaps.len(),
+                t.coins.len()
+            )
         });
         let share = |x: f32| (-SLACK..=1.0 + SLACK).contains(&x);
         let outside = |t: &TokenRecord| {

@@ -287,7 +287,7 @@ fn a_fault_of_a_request_is_named() {
     insta::assert_snapshot!(faults(|rows| rows.requests[1].first_token = Some(Time::from_nanos(99))), @"requests, row 1: arrival, first and last token must follow one another, got [Some(Time(100)), Some(Time(99)), Some(Time(130))]");
     insta::assert_snapshot!(faults(|rows| rows.requests[1].last_token = Some(Time::from_nanos(109))), @"requests, row 1: arrival, first and last token must follow one another, got [Some(Time(100)), Some(Time(110)), Some(Time(109))]");
     insta::assert_snapshot!(faults(|rows| rows.requests[1].limit = 4), @"requests, row 1: output_tokens must be at most 4, got 5");
-    insta::assert_snapshot!(faults(|rows| rows.requests.push(rows.requests[0])), @"");
+    insta::assert_snapshot!(faults(|rows| rows.requests.push(rows.requests[0])), @"requests: id 0 stands twice");
 }
 
 #[test]
@@ -297,7 +297,10 @@ fn a_fault_of_a_pass_is_named() {
     insta::assert_snapshot!(faults(|rows| rows.passes[1].duration = Span::from_nanos(11)), @"passes, row 2: a replica's passes must follow one another, got PassRecord { replica: ReplicaId(0), tick: 2, model: ModelId(1), start: Time(20), duration: Span(10), after: Other, shape: PassShape { rows: 1, new_tokens: 4, catch_up_tokens: 0, context_tokens: 0, attention_pairs: 0, logit_rows: 1 }, queued: 0, running: 1, kv_blocks_used: 2 }");
     insta::assert_snapshot!(faults(|rows| rows.passes[1].duration = Span::from_nanos(u64::MAX)), @"passes, row 2: a replica's passes must follow one another, got PassRecord { replica: ReplicaId(0), tick: 2, model: ModelId(1), start: Time(20), duration: Span(10), after: Other, shape: PassShape { rows: 1, new_tokens: 4, catch_up_tokens: 0, context_tokens: 0, attention_pairs: 0, logit_rows: 1 }, queued: 0, running: 1, kv_blocks_used: 2 }");
     // Tick 1 twice: rounds that ended at tick 2 have lost their pass.
-    insta::assert_snapshot!(faults(|rows| rows.passes[2].tick = 1), @"");
+    insta::assert_snapshot!(faults(|rows| rows.passes[2].tick = 1), @r"
+    passes, row 2: a replica's passes must follow one another, got PassRecord { replica: ReplicaId(0), tick: 1, model: ModelId(1), start: Time(20), duration: Span(10), after: Other, shape: PassShape { rows: 1, new_tokens: 4, catch_up_tokens: 0, context_tokens: 0, attention_pairs: 0, logit_rows: 1 }, queued: 0, running: 1, kv_blocks_used: 2 }
+    rounds, row 1: start_tick is at most end_tick, which is a pass of the replica, got 1, 2
+    ");
 }
 
 #[test]
@@ -312,8 +315,8 @@ fn a_fault_of_a_round_is_named() {
     verifications, row 0: no round 1 of request 0
     ");
     insta::assert_snapshot!(faults(|rows| rows.rounds[1].accepted = 4), @"rounds, row 1: accepted is at most drafted and emitted at most one more, got 3, 4, 4");
-    insta::assert_snapshot!(faults(|rows| rows.rounds[1].end_tick = 9), @"");
-    insta::assert_snapshot!(faults(|rows| rows.rounds[1].start_tick = 3), @"");
+    insta::assert_snapshot!(faults(|rows| rows.rounds[1].end_tick = 9), @"rounds, row 1: start_tick is at most end_tick, which is a pass of the replica, got 1, 9");
+    insta::assert_snapshot!(faults(|rows| rows.rounds[1].start_tick = 3), @"rounds, row 1: start_tick is at most end_tick, which is a pass of the replica, got 3, 2");
     insta::assert_snapshot!(faults(|rows| {
         rows.rounds[3].plan = ChainPlan::new(&[ModelId(0), ModelId(2)], &[3]).unwrap();
     }), @"rounds, row 3: models must be below 2, got chain [ModelId(0), ModelId(2)]");
@@ -326,18 +329,28 @@ fn a_round_of_the_largest_numbers_is_a_fault_and_no_panic() {
     rounds, row 3: request must be in requests, got 18446744073709551615
     rounds, row 3: expected round 0 at position 0, got 1 at 1
     request 1: its rounds emitted 1 tokens, its output has 5
+    verifications, row 1: no round 1 of request 1
     ");
-    insta::assert_snapshot!(faults(|rows| rows.rounds[3].round = u32::MAX), @"");
-    insta::assert_snapshot!(faults(|rows| rows.rounds[3].position = u32::MAX), @"");
-    insta::assert_snapshot!(faults(|rows| (rows.rounds[3].accepted, rows.rounds[3].emitted) = (u8::MAX, u8::MAX)), @"");
+    insta::assert_snapshot!(faults(|rows| rows.rounds[3].round = u32::MAX), @r"
+    rounds, row 3: expected round 1 at position 1, got 4294967295 at 1
+    verifications, row 1: no round 1 of request 1
+    ");
+    insta::assert_snapshot!(faults(|rows| rows.rounds[3].position = u32::MAX), @r"
+    rounds, row 3: expected round 1 at position 1, got 1 at 4294967295
+    request 1: its rounds emitted 4294967295 tokens, its output has 5
+    ");
+    insta::assert_snapshot!(faults(|rows| (rows.rounds[3].accepted, rows.rounds[3].emitted) = (u8::MAX, u8::MAX)), @r"
+    rounds, row 3: accepted is at most drafted and emitted at most one more, got 3, 255, 255
+    request 1: its rounds emitted 256 tokens, its output has 5
+    ");
 }
 
 #[test]
 fn a_fault_of_a_verification_is_named() {
-    insta::assert_snapshot!(faults(|rows| rows.verifications[1].round = 2), @"");
-    insta::assert_snapshot!(faults(|rows| rows.verifications[1].drafter = ModelId(1)), @"");
-    insta::assert_snapshot!(faults(|rows| rows.verifications[1].similarity = Some(f32::NAN)), @"");
-    insta::assert_snapshot!(faults(|rows| rows.verifications[1].accepted = 4), @"");
+    insta::assert_snapshot!(faults(|rows| rows.verifications[1].round = 2), @"verifications, row 1: no round 2 of request 1");
+    insta::assert_snapshot!(faults(|rows| rows.verifications[1].drafter = ModelId(1)), @"verifications, row 1: no such pair: 1 under 1");
+    insta::assert_snapshot!(faults(|rows| rows.verifications[1].similarity = Some(f32::NAN)), @"verifications, row 1: accepted is at most drafted and similarity in 0 to 1, got VerificationRecord { replica: ReplicaId(0), request: RequestId(1), round: 1, level: 1, cycle: 0, tick: 5, drafter: ModelId(0), verifier: ModelId(1), drafted: 3, accepted: 3, verdict: Bonus, similarity: Some(NaN) }");
+    insta::assert_snapshot!(faults(|rows| rows.verifications[1].accepted = 4), @"verifications, row 1: accepted is at most drafted and similarity in 0 to 1, got VerificationRecord { replica: ReplicaId(0), request: RequestId(1), round: 1, level: 1, cycle: 0, tick: 5, drafter: ModelId(0), verifier: ModelId(1), drafted: 3, accepted: 4, verdict: Bonus, similarity: Some(0.75) }");
 }
 
 #[test]
@@ -366,16 +379,21 @@ fn a_fault_of_a_score_is_named() {
     insta::assert_snapshot!(faults(|rows| rows.tokens[8].overlaps[0] = 1.5), @"tokens, row 8: chances are in 0 to 1 and logarithms at most 0, got TokenRecord { replica: ReplicaId(0), request: RequestId(1), position: 3, token: Some(6), models: [Opinion { log_probability: Some(-0.5), choice: Some(6), top_probability: 0.6, entropy: 1.0 }, Opinion { log_probability: Some(-0.5), choice: Some(6), top_probability: 0.6, entropy: 1.0 }], overlaps: [1.5], coins: [] }");
     insta::assert_snapshot!(faults(|rows| rows.tokens[8].models[1].log_probability = Some(0.1)), @"tokens, row 8: chances are in 0 to 1 and logarithms at most 0, got TokenRecord { replica: ReplicaId(0), request: RequestId(1), position: 3, token: Some(6), models: [Opinion { log_probability: Some(-0.5), choice: Some(6), top_probability: 0.6, entropy: 1.0 }, Opinion { log_probability: Some(0.1), choice: Some(6), top_probability: 0.6, entropy: 1.0 }], overlaps: [0.75], coins: [] }");
     insta::assert_snapshot!(faults(|rows| rows.tokens[8].models[1].entropy = f32::NAN), @"tokens, row 8: chances are in 0 to 1 and logarithms at most 0, got TokenRecord { replica: ReplicaId(0), request: RequestId(1), position: 3, token: Some(6), models: [Opinion { log_probability: Some(-0.5), choice: Some(6), top_probability: 0.6, entropy: 1.0 }, Opinion { log_probability: Some(-0.5), choice: Some(6), top_probability: 0.6, entropy: NaN }], overlaps: [0.75], coins: [] }");
-    insta::assert_snapshot!(faults(|rows| rows.tokens[8].models.truncate(1)), @"");
-    insta::assert_snapshot!(faults(|rows| rows.tokens[8].overlaps.push(0.5)), @"");
-    insta::assert_snapshot!(faults(|rows| rows.tokens[8].coins.push(0.5)), @"");
+    insta::assert_snapshot!(faults(|rows| rows.tokens[8].models.truncate(1)), @"tokens, row 8: lists must be of 2 models, 1 pairs and 0 or no triples, got 1, 1, 0");
+    insta::assert_snapshot!(faults(|rows| rows.tokens[8].overlaps.push(0.5)), @"tokens, row 8: lists must be of 2 models, 1 pairs and 0 or no triples, got 2, 2, 0");
+    insta::assert_snapshot!(faults(|rows| rows.tokens[8].coins.push(0.5)), @"tokens, row 8: lists must be of 2 models, 1 pairs and 0 or no triples, got 2, 1, 1");
 }
 
 #[test]
 fn faults_of_one_kind_are_counted_after_three() {
     insta::assert_snapshot!(faults(|rows| {
         rows.tokens.iter_mut().for_each(|token| token.overlaps.clear());
-    }), @"");
+    }), @r"
+    tokens, row 0: lists must be of 2 models, 1 pairs and 0 or no triples, got 2, 0, 0
+    tokens, row 1: lists must be of 2 models, 1 pairs and 0 or no triples, got 2, 0, 0
+    tokens, row 2: lists must be of 2 models, 1 pairs and 0 or no triples, got 2, 0, 0
+    ... and 7 more rows like that
+    ");
 }
 
 #[test]
@@ -408,7 +426,11 @@ fn killed(change: impl FnOnce(&mut Rows)) -> (Folder, Findings) {
 fn what_a_killed_run_lacks_is_said_and_no_fault() {
     let (folder, found) = killed(|_| {});
     assert_eq!(found.faults, [""; 0], "rows of a request that still ran are not strange");
-    insta::assert_snapshot!(folder.told(&found.missing), @"");
+    insta::assert_snapshot!(folder.told(&found.missing), @r"
+    the run's end: the recording was killed or still goes on
+    tables: tokens
+    scores of 1 of 1 texts; `specrouter trace score` makes them
+    ");
     // A verification whose round was to come is none either.
     let (_, found) = killed(|rows| rows.rounds.truncate(3));
     assert_eq!(found.faults, [""; 0]);
@@ -418,7 +440,12 @@ fn what_a_killed_run_lacks_is_said_and_no_fault() {
         rows.texts.truncate(1);
         rows.tokens.truncate(5);
         rows.passes.truncate(5);
-    }), @"");
+    }), @r"
+    rounds, row 2: request must be in requests, got 1
+    rounds, row 3: request must be in requests, got 1
+    rounds, row 3: start_tick is at most end_tick, which is a pass of the replica, got 4, 5
+    decisions, row 1: request must be in requests, got 1
+    ");
 }
 
 #[test]
@@ -427,10 +454,13 @@ fn a_fault_of_a_killed_run_is_named() {
         let (folder, found) = killed(change);
         folder.told(&found.faults)
     };
-    insta::assert_snapshot!(faults(|rows| rows.rounds[3].end_tick = 6), @"");
-    insta::assert_snapshot!(faults(|rows| rows.rounds[3].position = 2), @"");
-    insta::assert_snapshot!(faults(|rows| rows.verifications[1].round = 3), @"");
-    insta::assert_snapshot!(faults(|rows| rows.requests[0].output_tokens = 4), @"");
+    insta::assert_snapshot!(faults(|rows| rows.rounds[3].end_tick = 6), @"rounds, row 3: start_tick is at most end_tick, which is a pass of the replica, got 4, 6");
+    insta::assert_snapshot!(faults(|rows| rows.rounds[3].position = 2), @"rounds, row 3: expected round 1 at position 1, got 1 at 2");
+    insta::assert_snapshot!(faults(|rows| rows.verifications[1].round = 3), @"verifications, row 1: no round 3 of request 1");
+    insta::assert_snapshot!(faults(|rows| rows.requests[0].output_tokens = 4), @r"
+    request 0: its rounds emitted 5 tokens, its output has 4
+    texts, row 0: request 0 has other lengths in requests, or is not there
+    ");
 }
 
 #[test]

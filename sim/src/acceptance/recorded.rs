@@ -167,12 +167,12 @@ impl Recorded {
             true => Ok(()),
             false => Err(RecordedError::Lists { request, position, what, models: self.models, got }),
         };
-        listed("opinions", self.models, token.models.len())?;
-        listed("overlaps", text.means.len(), token.overlaps.len())?;
-        listed("coins", triples(self.models).count(), token.coins.len())?;
         if token.token.is_none() || token.models.iter().any(|model| model.choice.is_none()) {
             return Err(RecordedError::NoToken { request, position });
         }
+        listed("opinions", self.models, token.models.len())?;
+        listed("overlaps", text.means.len(), token.overlaps.len())?;
+        listed("coins", triples(self.models).count(), token.coins.len())?;
         text.len += 1;
         text.means.iter_mut().zip(&token.overlaps).for_each(|(sum, overlap)| *sum += overlap);
         for model in &token.models {
