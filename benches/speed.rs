@@ -1,7 +1,8 @@
 //! What a draw, a price, a decision and a round cost. `cargo bench --bench speed` prints the table.
 //!
 //! The figures of `round` are per sequence-round: the whole loop, acceptance drawn per token, prices
-//! of an H100, divided by the rounds committed (divan's item counter is rounds).
+//! of an H100, divided by the rounds committed (divan's item counter is rounds). Those of `replay` and of what policies
+//! are measured against are per request, over 30 scored texts of 96 tokens that come over and over.
 #![allow(clippy::unwrap_used, reason = "a bench that cannot be set up has nothing to measure")]
 
 use std::sync::Arc;
@@ -15,15 +16,17 @@ use specrouter_routing::ids::{ClassId, ModelId, ReplicaId, RequestId};
 use specrouter_routing::luck::{Luck, Stream};
 use specrouter_routing::policy::price::{AlphaMatrix, Batch, Candidates, Pricing};
 use specrouter_routing::policy::search::{Limits as SearchLimits, Search};
-use specrouter_routing::policy::{PolicyConfig, PolicyPool, StaticConfig};
+use specrouter_routing::policy::{Policy, PolicyConfig, PolicyPool, StaticConfig};
 use specrouter_routing::profile::{Corrected, DataSheet, ModelSpec, PassCosts, PassShape};
-use specrouter_routing::record::{RequestRecord, Sink};
+use specrouter_routing::record::{Decoding, Opinion, RequestRecord, Sink, TokenRecord, pairs, triples};
 use specrouter_routing::replica::{Limits, Replica};
 use specrouter_routing::request::{Request, Truth};
 use specrouter_routing::slo::Slo;
 use specrouter_routing::units::{Probability, Time};
-use specrouter_sim::acceptance::{AcceptanceConfig, Source};
+use specrouter_sim::acceptance::{AcceptanceConfig, Recorded, Source};
 use specrouter_sim::backend::SimBackend;
+use specrouter_sim::bound::{Bound, World};
+use specrouter_sim::clairvoyant::Clairvoyant;
 use specrouter_sim::cost::{CostModel, HardwareSpec};
 use specrouter_sim::drive::{Bounds, open_loop};
 use specrouter_sim::simulator::Simulator;
@@ -88,53 +91,76 @@ impl Sink for Nothing {
     fn request(&mut self, _: &RequestRecord) {}
 }
 
-/// Runs `rows` sequences of 400 tokens on each of `replicas` replicas; answers the rounds.
-fn rounds(policy: &PolicyConfig, replicas: u32, rows: u32) -> u64 {
-    let luck = Luck::new(3);
-    let pool = models();
-    let names: Vec<String> = pool.iter().map(|model| model.name.clone()).collect();
-    let view = PolicyPool { names: &names, candidates: Candidates::all(3), max_block: 32 };
-    let costs = Arc::new(CostModel::roofline(&pool, &hardware(), 1, luck).unwrap());
-    let p = |value: f64| Probability::new(value).unwrap();
-    let pair = |name: &str, value| (name.to_owned(), p(value));
-    let matrix = [
-        (names[0].clone(), [pair(&names[1], 0.62), pair(&names[2], 0.6)].into_iter().collect()),
-        (names[1].clone(), [pair(&names[2], 0.8)].into_iter().collect()),
-    ];
-    let config = AcceptanceConfig::Constant(matrix.into_iter().collect());
-    let source = Arc::new(Source::resolve(&config, &pool, &["all".into()]).unwrap());
-    let belief: Arc<dyn PassCosts> = Arc::new(DataSheet::new(&pool, &hardware().sheet, 1));
-    let limits = Limits {
-        max_running: rows,
+/// Tokens of KV memory of each model on a replica.
+const MEMORY: u64 = 1 << 18;
+
+fn limits(max_running: u32) -> Limits {
+    Limits {
+        max_running,
         token_budget: 8192,
         max_block: 32,
         hold_passes: None,
         context: 1 << 16,
         by_priority: false,
-    };
-    let servers = (0..replicas).map(|id| {
-        let id = ReplicaId(id);
-        let policy = policy.build(&view).unwrap();
-        let believed = Corrected::new(Arc::clone(&belief));
-        let replica = Replica::new(id, limits.clone(), &[1 << 18; 3], 16, policy, believed).unwrap();
-        (replica, SimBackend::new(Arc::clone(&source), Arc::clone(&costs), luck, id))
-    });
-    let dispatcher = DispatcherConfig::RoundRobin.build(luck.stream(Stream::Dispatch));
-    let mut simulator = Simulator::new(servers.collect(), dispatcher);
-    let requests = (0..u64::from(rows * replicas)).map(|id| Request {
+    }
+}
+
+fn request(id: u64, arrival: Time, output_tokens: u32) -> Request {
+    Request {
         id: RequestId(id),
         class: ClassId(0),
-        arrival: Time::ZERO,
+        arrival,
         prompt_tokens: 500,
         limit: 4096,
         priority: 0,
         slo: Slo::default(),
-        truth: Truth::new(400),
+        truth: Truth::new(output_tokens),
+    }
+}
+
+fn built(policy: &PolicyConfig) -> Box<dyn Policy> {
+    let names: Vec<String> = models().into_iter().map(|model| model.name).collect();
+    let view = PolicyPool { names: &names, candidates: Candidates::all(3), max_block: 32 };
+    policy.build(&view).unwrap()
+}
+
+/// Serves `requests` on replicas of `rows` places; answers the rounds.
+fn serve(
+    source: &Arc<Source>,
+    policy: &dyn Fn() -> Box<dyn Policy>,
+    (replicas, rows): (u32, u32),
+    requests: impl Iterator<Item = Request>,
+) -> u64 {
+    let luck = Luck::new(3);
+    let costs = Arc::new(CostModel::roofline(&models(), &hardware(), 1, luck).unwrap());
+    let belief: Arc<dyn PassCosts> = Arc::new(DataSheet::new(&models(), &hardware().sheet, 1));
+    let servers = (0..replicas).map(|id| {
+        let id = ReplicaId(id);
+        let believed = Corrected::new(Arc::clone(&belief));
+        let replica = Replica::new(id, limits(rows), &[MEMORY; 3], 16, policy(), believed).unwrap();
+        (replica, SimBackend::new(Arc::clone(source), Arc::clone(&costs), luck, id))
     });
+    let dispatcher = DispatcherConfig::RoundRobin.build(luck.stream(Stream::Dispatch));
+    let mut simulator = Simulator::new(servers.collect(), dispatcher);
     let mut watch = |_| true;
     open_loop(&mut simulator, requests, &mut Bounds { horizon: None, watch: &mut watch }, &mut Nothing)
         .unwrap();
     simulator.close(&mut Nothing).rounds
+}
+
+/// Runs `rows` sequences of 400 tokens on each of `replicas` replicas; answers the rounds.
+fn rounds(policy: &PolicyConfig, replicas: u32, rows: u32) -> u64 {
+    let pool = models();
+    let p = |value: f64| Probability::new(value).unwrap();
+    let pair = |to: usize, value| (pool[to].name.clone(), p(value));
+    let matrix = [
+        (pool[0].name.clone(), [pair(1, 0.62), pair(2, 0.6)].into_iter().collect()),
+        (pool[1].name.clone(), [pair(2, 0.8)].into_iter().collect()),
+    ];
+    let config = AcceptanceConfig::Constant(matrix.into_iter().collect());
+    let source = Arc::new(Source::resolve(&config, &pool, &["all".into()]).unwrap());
+    let requests = (0..u64::from(rows * replicas)).map(|id| request(id, Time::ZERO, 400));
+    serve(&source, &|| built(policy), (replicas, rows), requests)
 }
 
 fn two_levels() -> PolicyConfig {
@@ -161,6 +187,75 @@ fn round_by_replicas(bencher: Bencher<'_, '_>, replicas: u32) {
     let policy = two_levels();
     let count = rounds(&policy, replicas, 16);
     bencher.counter(ItemsCount::new(count)).bench_local(|| rounds(&policy, replicas, 16));
+}
+
+const TEXTS: u64 = 30;
+const TEXT_TOKENS: u32 = 96;
+
+/// Texts as a sampled recording has them: a token of the first model is kept by the target with 0.6 in the mean.
+fn recorded() -> Arc<Source> {
+    let draws = Luck::new(5).stream(Stream::Test);
+    let token = |at: u64| {
+        let (request, position) = (at / u64::from(TEXT_TOKENS), (at % u64::from(TEXT_TOKENS)) as u32);
+        let opinion = |model: u64| Opinion {
+            log_probability: Some(-2.0 * draws.uniform(at, model) as f32 - [0.55, 0.25, 0.0][model as usize]),
+            choice: Some(0),
+            top_probability: 0.6,
+            entropy: 1.0,
+        };
+        TokenRecord {
+            replica: ReplicaId(0),
+            request: RequestId(request),
+            position,
+            token: Some(0),
+            models: (0..3).map(opinion).collect(),
+            overlaps: vec![0.6; pairs(3).count()],
+            coins: vec![0.4; triples(3).count()],
+        }
+    };
+    let tokens: Vec<TokenRecord> = (0..TEXTS * u64::from(TEXT_TOKENS)).map(token).collect();
+    let of = (0..TEXTS as u32).collect();
+    Arc::new(Source::Recorded(Recorded::new(3, Decoding::Speculative, &tokens, of).unwrap()))
+}
+
+/// `count` requests for the recorded texts, 80 a second: the replica is busy and keeps up.
+fn asked(count: u64) -> impl Iterator<Item = Request> {
+    (0..count).map(|id| request(id, Time::from_nanos(id * 12_500_000), TEXT_TOKENS))
+}
+
+#[divan::bench(args = [1_000, 100_000], sample_count = 3, sample_size = 1)]
+fn replay_two_levels(bencher: Bencher<'_, '_>, count: u64) {
+    let (source, policy) = (recorded(), two_levels());
+    bencher
+        .counter(ItemsCount::new(count))
+        .bench_local(|| serve(&source, &|| built(&policy), (1, 128), asked(count)));
+}
+
+#[divan::bench(args = [500, 5_000], sample_count = 3, sample_size = 1)]
+fn replay_clairvoyant(bencher: Bencher<'_, '_>, count: u64) {
+    let source = recorded();
+    let policy = || -> Box<dyn Policy> {
+        Box::new(Clairvoyant::new(Arc::clone(&source), Luck::new(3), 3, Box::new(|_| TEXT_TOKENS)))
+    };
+    bencher.counter(ItemsCount::new(count)).bench_local(|| serve(&source, &policy, (1, 128), asked(count)));
+}
+
+#[divan::bench(args = [500, 5_000], sample_count = 3, sample_size = 1)]
+fn bound_of_a_replay(bencher: Bencher<'_, '_>, count: u64) {
+    let (source, luck) = (recorded(), Luck::new(3));
+    let costs = CostModel::roofline(&models(), &hardware(), 1, luck).unwrap();
+    let requests: Vec<Request> = asked(count).collect();
+    let world = World {
+        source: &source,
+        luck,
+        costs: &costs,
+        falling: false,
+        limits: &limits(128),
+        models: 3,
+        memory_tokens: MEMORY,
+        replicas: 1,
+    };
+    bencher.counter(ItemsCount::new(count)).bench_local(|| Bound::compute(&world, &requests).seconds());
 }
 
 /// A plan is what the loop copies most.

@@ -20,8 +20,10 @@ pub struct BoundReport {
 /// (policy − plain) / (bound − plain) of a metric; `None` where the bound leaves nothing to gain, or a value is missing.
 pub fn share(metric: Metric, bound: f64, plain: &ArmResult, arm: &ArmResult) -> Option<f64> {
     let (plain, own) = (Across::of(metric, plain)?.mean, Across::of(metric, arm)?.mean);
-    let gain = bound - plain;
-    (gain.abs() > 1e-6 * plain.abs()).then(|| (own - plain) / gain)
+    let sign = if metric.less_is_better() { -1.0 } else { 1.0 };
+    let gain = sign * (bound - plain);
+    // Latencies are kept as f32: a smaller gain is none.
+    (gain > 1e-6 * plain.abs()).then(|| sign * (own - plain) / gain)
 }
 
 /// The rows of the table: a heading, the bound, then each policy's share of its gain over plain decoding.

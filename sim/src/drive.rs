@@ -101,13 +101,14 @@ pub fn closed_loop<B: Backend, S: Sink + ?Sized>(
 ) -> Result<Ended, SimError<B::Error>> {
     let mut sink = Counting { inner: sink, ended: 0 };
     let (mut submitted, mut events) = (0u64, 0u64);
-    let mut more = true;
+    let (mut more, mut awake) = (true, Vec::new());
     loop {
-        // Every user without a request submits one. A refused one counts as ended at once.
+        // Every user without a request submits one, before the replica that answered goes on: the next pass has them
+        // all, as it has in the engine. A refused one counts as ended at once.
         while more && submitted < sink.ended + u64::from(users) {
             let now = simulator.now();
             match next(RequestId(submitted), now) {
-                Some(request) => simulator.submit(request, now, &mut sink)?,
+                Some(request) => awake.push(simulator.enqueue(request, now, &mut sink)),
                 None => {
                     more = false;
                     break;
@@ -122,10 +123,15 @@ pub fn closed_loop<B: Backend, S: Sink + ?Sized>(
                 return Ok(Ended::Interrupted);
             }
         }
+        awake.sort_unstable();
+        awake.dedup();
+        for replica in awake.drain(..) {
+            simulator.wake(replica, &mut sink)?;
+        }
         match simulator.next_time() {
             None => return Ok(Ended::Drained),
             Some(end) if bounds.horizon.is_some_and(|horizon| end > horizon) => return Ok(Ended::Horizon),
-            Some(_) => simulator.advance(&mut sink)?,
+            Some(_) => awake.extend(simulator.finish(&mut sink)?),
         };
         events += 1;
         if events.is_multiple_of(LOOK) {

@@ -116,35 +116,69 @@ impl<B: Backend> Simulator<B> {
         at: Time,
         sink: &mut S,
     ) -> Result<(), SimError<B::Error>> {
+        let chosen = self.enqueue(request, at, sink);
+        self.wake(chosen, sink)
+    }
+
+    /// Takes an arrival as [`submit`](Self::submit) does, and starts nothing: several may come at once. Answers who
+    /// has it, for [`wake`](Self::wake).
+    pub fn enqueue<S: Sink + ?Sized>(&mut self, request: Request, at: Time, sink: &mut S) -> ReplicaId {
         debug_assert!(at >= self.now && self.next_time().is_none_or(|next| at <= next));
         self.now = at;
         let count = self.servers.len() as u32;
         let servers = &self.servers;
         let chosen = self.dispatcher.dispatch(request.id, count, &|r| servers[r.index()].replica.load());
-        let server = &mut self.servers[chosen.index()];
-        server.replica.submit(request, sink);
+        self.servers[chosen.index()].replica.submit(request, sink);
+        chosen
+    }
+
+    /// Lets a replica look at what has come: an idle one starts, one in a run of drafts ends it with the present one.
+    ///
+    /// # Errors
+    /// [`SimError`], from the pass that it starts.
+    pub fn wake<S: Sink + ?Sized>(
+        &mut self,
+        replica: ReplicaId,
+        sink: &mut S,
+    ) -> Result<(), SimError<B::Error>> {
+        let (now, server) = (self.now, &mut self.servers[replica.index()]);
         if !server.replica.is_busy() {
-            if let Some(end) = self.start(chosen.0, sink)? {
+            if let Some(end) = self.start(replica.0, sink)? {
                 self.ends.push(end);
             }
-        } else if server.outcome.cut(server.start, at) {
+        } else if server.outcome.cut(server.start, now) {
             // The arrival takes part in the tick after the draft pass that runs now.
             let end = server.start + server.outcome.total();
             server.entry = self.scheduled;
-            self.ends.push(Reverse((end, self.scheduled, chosen.0)));
+            self.ends.push(Reverse((end, self.scheduled, replica.0)));
             self.scheduled += 1;
         }
         Ok(())
     }
 
-    /// Ends the next pass and starts the replica's next one. False when nothing runs.
+    /// Ends the next pass and starts nothing, so that what its end brings about can come first; the replica goes on with
+    /// [`wake`](Self::wake). `None` when nothing runs.
     ///
     /// # Errors
     /// [`SimError`].
-    pub fn advance<S: Sink + ?Sized>(&mut self, sink: &mut S) -> Result<bool, SimError<B::Error>> {
-        let Some(&Reverse((time, _, index))) = self.ends.peek() else {
-            return Ok(false);
-        };
+    pub fn finish<S: Sink + ?Sized>(
+        &mut self,
+        sink: &mut S,
+    ) -> Result<Option<ReplicaId>, SimError<B::Error>> {
+        let Some(Reverse((time, _, index))) = self.ends.pop() else { return Ok(None) };
+        self.end(time, index, sink)?;
+        self.servers[index as usize].entry = u64::MAX;
+        self.drop_stale();
+        Ok(Some(ReplicaId(index)))
+    }
+
+    /// Ends the pass of a replica at `time`.
+    fn end<S: Sink + ?Sized>(
+        &mut self,
+        time: Time,
+        index: u32,
+        sink: &mut S,
+    ) -> Result<(), SimError<B::Error>> {
         debug_assert!(time >= self.now, "the clock never goes back");
         self.now = time;
         let many = self.servers.len() > MANY;
@@ -155,7 +189,28 @@ impl<B: Backend> Simulator<B> {
         server.replica.swap_tally(&mut self.tally);
         let finished = server.replica.finish(time, &server.outcome, &mut server.backend, sink);
         server.replica.swap_tally(&mut self.tally);
-        finished?;
+        Ok(finished?)
+    }
+
+    /// The entry on top always stands for a pass that runs.
+    fn drop_stale(&mut self) {
+        while let Some(&Reverse((_, entry, server))) = self.ends.peek() {
+            if self.servers[server as usize].entry == entry {
+                break;
+            }
+            self.ends.pop();
+        }
+    }
+
+    /// Ends the next pass and starts the replica's next one. False when nothing runs.
+    ///
+    /// # Errors
+    /// [`SimError`].
+    pub fn advance<S: Sink + ?Sized>(&mut self, sink: &mut S) -> Result<bool, SimError<B::Error>> {
+        let Some(&Reverse((time, _, index))) = self.ends.peek() else {
+            return Ok(false);
+        };
+        self.end(time, index, sink)?;
         let next = self.start(index, sink)?;
         if let Some(mut top) = self.ends.peek_mut() {
             match next {
@@ -165,13 +220,7 @@ impl<B: Backend> Simulator<B> {
                 }
             }
         }
-        // The entry on top always stands for a pass that runs.
-        while let Some(&Reverse((_, entry, server))) = self.ends.peek() {
-            if self.servers[server as usize].entry == entry {
-                break;
-            }
-            self.ends.pop();
-        }
+        self.drop_stale();
         Ok(true)
     }
 
