@@ -250,7 +250,7 @@ pub enum Tables {
     /// One row per request.
     #[default]
     Requests,
-    /// Requests, passes, verifications, rounds and decisions.
+    /// Requests, passes, verifications, rounds, decisions, and what models say of each token; of a recording its texts too.
     Full,
 }
 

@@ -2,7 +2,6 @@
 
 mod brute;
 mod shares;
-mod speed;
 pub(crate) mod toys;
 
 use specrouter_routing::chain::ChainPlan;
