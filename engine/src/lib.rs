@@ -10,6 +10,7 @@ pub mod backend;
 mod checks;
 pub mod coins;
 pub mod config;
+pub mod cores;
 pub mod decoder;
 pub mod kernels;
 pub mod level;

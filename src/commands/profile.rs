@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use anyhow::{Context, anyhow};
+use specrouter_engine::cores::OwnCore;
 use specrouter_engine::load::Checkpoint;
 use specrouter_engine::pool;
 use specrouter_engine::profile::{Grid, measure};
@@ -31,7 +32,7 @@ pub fn run(args: &ProfileArgs) -> Result<(), Failure> {
     check(&grid).map_err(Failure::BadInput)?;
     let mode = if args.device == Device::Cpu { Mode::Exact } else { Mode::Fast };
     let settings = EngineConfig { device: args.device, dtype: args.dtype, mode, ..EngineConfig::default() };
-    pool::share_work(None);
+    let _own = OwnCore::take(pool::share_work(None));
     let most = |list: &[u32]| u64::from(list.iter().copied().max().unwrap_or(1));
     // A page more for each row, since pages are whole.
     let kv_tokens = most(&grid.rows) * (most(&grid.context_tokens) + most(&grid.new_tokens) + 16);

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, TryLockError};
 use std::thread::{self, Thread};
 
+use crate::cores;
+
 /// How often a helper looks for a job before it sleeps: some 150 microseconds, the pause between two passes
 /// of a large model while small ones draft.
 const LOOKS: u32 = 4_000;
@@ -123,9 +125,10 @@ impl Crew {
         while helpers.all.len() < count && !helpers.refused {
             let helper: &'static Helper =
                 Box::leak(Box::new(Helper { asleep: AtomicBool::new(false), thread: OnceLock::new() }));
+            let index = helpers.all.len();
             let started = thread::Builder::new()
                 .name("kernel-helper".to_owned())
-                .spawn(move || helper.work(&self.board));
+                .spawn(move || helper.work(index, &self.board));
             match started {
                 Ok(started) => {
                     helper.thread.get_or_init(|| started.thread().clone());
@@ -168,8 +171,10 @@ impl Board {
 }
 
 impl Helper {
-    fn work(&self, board: &Board) {
+    fn work(&self, index: usize, board: &Board) {
+        let mut settled = false;
         loop {
+            settled = settled || cores::settle_helper(index);
             let mut looks = 0;
             while looks < LOOKS {
                 if board.take_one() {

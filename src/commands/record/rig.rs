@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
+use specrouter_engine::cores::OwnCore;
 use specrouter_engine::kernels::Path as KernelPath;
 use specrouter_engine::pool;
 use specrouter_engine::profile::{Grid, measure};
@@ -25,6 +26,7 @@ pub struct Rig {
     models: Models,
     belief: Arc<dyn PassCosts>,
     members: Vec<Member>,
+    threads: usize,
     /// What runs them, for people.
     pub device: String,
 }
@@ -37,8 +39,9 @@ impl Rig {
     pub fn open(recording: &Recording, stop: &AtomicBool) -> Result<Self, Failure> {
         let threads = pool::share_work(recording.engine.threads);
         let mut models = open(recording)?;
+        let _own = OwnCore::take(threads);
         let belief = belief(recording, &mut models, stop)?;
-        Ok(Self { models, belief, members: members(recording)?, device: device(recording, threads) })
+        Ok(Self { models, belief, members: members(recording)?, device: device(recording, threads), threads })
     }
 
     /// Records every arm under every seed, the traces below `out`: by arm, its summaries. Seed by seed, so that the
@@ -56,6 +59,7 @@ impl Rig {
         let jobs = recording.seeds.len() * recording.arms.len();
         let bar = progress::bar(recording.workload.size().requests * jobs as u64, jobs, quiet);
         let mut done: Vec<Vec<SeedSummary>> = recording.arms.iter().map(|_| Vec::new()).collect();
+        let _own = OwnCore::take(self.threads);
         'seeds: for (index, &seed) in recording.seeds.iter().enumerate() {
             for turn in 0..recording.arms.len() {
                 // Each seed begins with another arm.
