@@ -1,5 +1,7 @@
 //! Pass times as a sum of terms: the form a calibration fits, and the one a test can check by hand.
 
+use std::num::NonZeroU32;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -25,6 +27,20 @@ pub struct LinearTerms {
     /// Of every query-key pair.
     #[serde(default = "zero")]
     pub pair_s: NonNegative,
+    /// Of every tile of new tokens, the last one begun included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tile: Option<Tile>,
+}
+
+/// New tokens that a kernel works through together: a tile costs the same however full it is, so
+/// that pass times are a staircase.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Tile {
+    /// How many.
+    pub tokens: NonZeroU32,
+    /// Seconds.
+    pub tile_s: NonNegative,
 }
 
 fn zero() -> NonNegative {
@@ -40,7 +56,7 @@ impl LinearTerms {
         Self::new(pass_s, 0.0, 0.0, 0.0, 0.0)
     }
 
-    /// The terms in the order of the fields, in seconds.
+    /// The terms in the order of the fields, in seconds, without tiles.
     ///
     /// # Errors
     /// [`OutOfRange`] when one is NaN, infinite or negative, or the first is 0.
@@ -57,7 +73,16 @@ impl LinearTerms {
             token_s: NonNegative::new(token_s)?,
             context_token_s: NonNegative::new(context_token_s)?,
             pair_s: NonNegative::new(pair_s)?,
+            tile: None,
         })
+    }
+
+    /// The same with `tile_s` seconds for every tile of `tokens` new tokens.
+    ///
+    /// # Errors
+    /// [`OutOfRange`] when that is no finite number of 0 or more.
+    pub fn with_tiles(self, tokens: NonZeroU32, tile_s: f64) -> Result<Self, OutOfRange> {
+        Ok(Self { tile: Some(Tile { tokens, tile_s: NonNegative::new(tile_s)? }), ..self })
     }
 
     /// Seconds of a pass with `shape`.
@@ -68,6 +93,9 @@ impl LinearTerms {
             + self.token_s.get() * f64::from(shape.new_tokens)
             + self.context_token_s.get() * shape.context_tokens as f64
             + self.pair_s.get() * shape.attention_pairs as f64
+            + self.tile.map_or(0.0, |tile| {
+                tile.tile_s.get() * f64::from(shape.new_tokens.div_ceil(tile.tokens.get()))
+            })
     }
 }
 
@@ -125,6 +153,16 @@ mod tests {
         };
         assert!((linear.seconds(ModelId(0), &shape) - 1.0).abs() < 1e-12);
         assert!((linear.seconds(ModelId(1), &shape) - 7_050_321.0).abs() < 1e-6);
+    }
+
+    #[test]
+    fn a_tile_that_is_begun_is_charged() {
+        let tokens = NonZeroU32::new(16).unwrap();
+        let terms = LinearTerms::new(1.0, 0.0, 0.125, 0.0, 0.0).unwrap().with_tiles(tokens, 10.0).unwrap();
+        for (new, seconds) in [(1, 11.125), (16, 13.0), (17, 23.125), (32, 25.0)] {
+            assert_eq!(terms.seconds(&PassShape::uniform(1, new, 0)), seconds, "{new} tokens");
+        }
+        insta::assert_snapshot!(terms.with_tiles(tokens, -1.0).unwrap_err(), @"value must be a finite number, 0 or above, got -1");
     }
 
     #[test]

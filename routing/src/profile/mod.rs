@@ -8,7 +8,7 @@ mod spec;
 mod table;
 
 pub use corrected::Corrected;
-pub use linear::{Linear, LinearTerms};
+pub use linear::{Linear, LinearTerms, Tile};
 pub use sheet::DataSheet;
 pub use spec::{DeviceSheet, ModelKind, ModelSpec, Precision, SpecError};
 pub use table::{Table, TableError, TableRow};

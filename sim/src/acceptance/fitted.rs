@@ -33,7 +33,7 @@ pub struct FittedClass {
     pub share: f64,
 }
 
-/// How the mean over the drafts of their acceptance by the target varies.
+/// How the acceptance of drafts by the target varies: of one that is rejected as often as their mean.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct FittedVariation {
     /// Standard deviation between requests.

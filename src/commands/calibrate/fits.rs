@@ -296,8 +296,13 @@ fn digits(value: f64, count: usize) -> f64 {
 
 /// Terms as files show them: to six digits, far below the error of any fit.
 fn written(terms: &LinearTerms) -> LinearTerms {
-    let LinearTerms { pass_s, row_s, token_s, context_token_s, pair_s } = *terms;
+    let LinearTerms { pass_s, row_s, token_s, context_token_s, pair_s, tile } = *terms;
     let [row, token, context, pair] =
         [row_s, token_s, context_token_s, pair_s].map(|term| digits(term.get(), 6));
-    LinearTerms::new(digits(pass_s.get(), 6), row, token, context, pair).unwrap_or(*terms)
+    let short = LinearTerms::new(digits(pass_s.get(), 6), row, token, context, pair);
+    let short = short.and_then(|short| match tile {
+        Some(tile) => short.with_tiles(tile.tokens, digits(tile.tile_s.get(), 6)),
+        None => Ok(short),
+    });
+    short.unwrap_or(*terms)
 }

@@ -5,7 +5,8 @@ use specrouter_routing::record::{pair_index, pairs};
 
 use super::evidence::{Block, Evidence, Placed, Text};
 
-/// How acceptance is made: α = mean + request's own + regime's + noise, kept in `[0, 1]`.
+/// How acceptance is made: α = mean + request's own + regime's + noise, kept in `[0, 1]`. The last three move a pair in
+/// proportion to its rejection; they are stated for the mean over the drafts.
 #[derive(Clone, Copy, Debug)]
 pub struct Law {
     /// Acceptance of the first draft by the target; each next draft's is 0.1 above.
@@ -41,6 +42,9 @@ pub fn evidence(
     let draws = Luck::new(seed).stream(Stream::Test);
     let names = (0..models).map(|m| format!("m{m}")).collect();
     let mut evidence = Evidence::new(names, vec!["all".to_owned()]);
+    let mean = |i: usize, k: usize| law.mean + 0.1 * (i as f64) - 0.05 * (models - 1 - k) as f64;
+    let drafts = models.max(2) - 1;
+    let rejected = (0..drafts).map(|i| 1.0 - mean(i, models - 1)).sum::<f64>() / drafts as f64;
     for request in 0..requests {
         let count = tokens.unwrap_or_else(|| length(&draws, request));
         let own = law.request_spread * 12f64.sqrt() * (draws.uniform(request, 1 << 41) - 0.5);
@@ -58,13 +62,14 @@ pub fn evidence(
             }
             let regime = if high { law.regime_spread } else { -law.regime_spread };
             let noise = law.noise * draws.normal(request, 1 << 44 | position);
-            let alpha = law.mean + own + regime + noise;
+            let moved = own + regime + noise;
             for (pair, (i, k)) in pairs(models).enumerate() {
-                let step = 0.1 * (i as f64) - 0.05 * (models - 1 - k) as f64;
-                text.overlaps[pair].push((alpha + step).clamp(0.0, 1.0) as f32);
+                let alpha = mean(i, k) + moved * (1.0 - mean(i, k)) / rejected;
+                text.overlaps[pair].push(alpha.clamp(0.0, 1.0) as f32);
             }
             for model in 0..models {
-                let top = alpha + 0.2 * draws.normal(request, (45 + model as u64) << 40 | position);
+                let top =
+                    law.mean + moved + 0.2 * draws.normal(request, (45 + model as u64) << 40 | position);
                 text.top_probability[model].push(top as f32);
                 text.entropy[model].push(-top as f32);
             }

@@ -12,7 +12,6 @@ pub mod goodness;
 mod interval;
 #[cfg(test)]
 mod made;
-mod monotone;
 pub mod signals;
 mod squares;
 pub mod triangle;

@@ -45,7 +45,7 @@ pub struct Regime {
     pub stay_tokens: Measured,
 }
 
-/// How the mean of a text's drafts varies.
+/// How the acceptance of a text's drafts varies.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Variation {
     /// Standard deviation of requests' own means, sampling within a request taken out.
@@ -166,38 +166,44 @@ fn at_stay(curve: &[(f64, f64)], stay: f64) -> (Parts, f64) {
     (Parts { between, regime, stay }, squares - right[0] * between - right[1] * regime)
 }
 
-/// The mean over the drafts of a text of their overlap with the target, minus `mean`.
-fn centred(text: &Text, pairs_of: &[usize], mean: f64) -> Vec<f64> {
-    let share = 1.0 / pairs_of.len() as f64;
-    (0..text.len())
-        .map(|at| pairs_of.iter().map(|&pair| f64::from(text.overlaps[pair][at])).sum::<f64>() * share - mean)
-        .collect()
-}
-
-/// Mean over all positions of the pairs' overlaps, by class.
-fn class_means(texts: &[&Text], pairs_of: &[usize]) -> Vec<f64> {
+/// Mean overlap of each of the pairs over all positions, by class.
+fn class_means(texts: &[&Text], pairs_of: &[usize]) -> Vec<Vec<f64>> {
     let classes = texts.iter().map(|text| text.class + 1).max().unwrap_or(0);
-    let mut sums = vec![(0.0, 0.0); classes];
+    let mut sums = vec![vec![Share::default(); pairs_of.len()]; classes];
     for text in texts {
-        let (sum, count) = &mut sums[text.class];
-        *sum += centred(text, pairs_of, 0.0).iter().sum::<f64>();
-        *count += text.len() as f64;
+        for (share, &pair) in sums[text.class].iter_mut().zip(pairs_of) {
+            text.overlaps[pair].iter().for_each(|&overlap| share.add(f64::from(overlap), 1.0));
+        }
     }
-    sums.into_iter().map(|(sum, count)| if count > 0.0 { sum / count } else { 0.0 }).collect()
+    let mean = |share: Share| if share.weight > 0.0 { share.sum / share.weight } else { 0.0 };
+    sums.into_iter().map(|shares| shares.into_iter().map(mean).collect()).collect()
 }
 
-/// Lag sums of the texts' deviations from their class's mean, in [`GROUPS`] groups of whole requests.
+/// Lag sums of the texts' deviations from their class's mean, in [`GROUPS`] groups of whole requests; every pair
+/// counts alike.
+///
+/// A pair that is rejected twice as often as the mean pair swings twice as far with a text, so its deviation
+/// is brought to that of the mean pair. A mean over the pairs would hide what each of them does on its own, and
+/// a chain lives by one or two of them.
 fn lags(texts: &[&Text], pairs_of: &[usize]) -> Vec<Lags> {
     let means = class_means(texts, pairs_of);
     let mut groups = vec![Lags::default(); GROUPS];
     for text in texts {
-        let values = centred(text, pairs_of, means[text.class]);
-        groups[(text.cluster.1 as usize + text.cluster.0) % GROUPS].add(&values);
+        let means = &means[text.class];
+        let rejected = means.iter().map(|mean| 1.0 - mean).sum::<f64>() / means.len() as f64;
+        for (&pair, mean) in pairs_of.iter().zip(means) {
+            // A pair that is never rejected does not vary.
+            let scale = if *mean < 1.0 { rejected / (1.0 - mean) } else { 0.0 };
+            let deviations = text.overlaps[pair].iter().map(|&overlap| (f64::from(overlap) - mean) * scale);
+            let values: Vec<f64> = deviations.collect();
+            groups[(text.cluster.1 as usize + text.cluster.0) % GROUPS].add(&values);
+        }
     }
     groups
 }
 
-/// How the mean over drafts of their acceptance by the target varies, classes' means taken out.
+/// How the acceptance of drafts by the target varies, classes' means taken out: of a pair that is rejected as often
+/// as the mean over the drafts.
 ///
 /// # Errors
 /// [`super::Shortage`] below [`LEAST_REQUESTS`] scored requests, and for a pool of one.

@@ -18,7 +18,7 @@ fn spread_regime_run_length_and_noise_come_back() {
         (Law { mean: 0.5, request_spread: 0.05, regime_spread: 0.2, stay: 25.0, noise: 0.05 }, 3),
     ] {
         let seen = evidence(law, 3, 1500, Some(300), 4, seed);
-        // Three levels; the mean of two drafts moves as one of them, since both are the same plus a constant.
+        // Three levels: two drafts, each moved in proportion to its own rejection.
         let found = of_drafts(&seen).unwrap();
         near(found.request_spread, law.request_spread, "request spread");
         let regime = found.regime.expect("the regime is plain");

@@ -4,7 +4,9 @@
 //! host's work between passes is part of its price. A gap of more than [`MOST_GAP`] times the pass is not that
 //! work (a stall, a pause of the whole process) and is left out, as is the wait for the next arrival.
 
-use std::collections::BTreeMap;
+mod cells;
+mod monotone;
+mod terms;
 
 use serde::Serialize;
 use specrouter_routing::backend::After;
@@ -12,16 +14,13 @@ use specrouter_routing::ids::ModelId;
 use specrouter_routing::profile::{LinearTerms, PassShape, Table, TableRow};
 use specrouter_routing::record::PassRecord;
 
-use super::monotone::{Cell, monotone};
-use super::squares::non_negative;
 use super::{Fitted, enough};
+use terms::Terms;
 
 /// Passes of a model below which its times are not fitted.
 pub const LEAST_PASSES: usize = 50;
 /// Rows of a measured table below which a model's times are not fitted.
 pub const LEAST_ROWS: usize = 10;
-/// Passes below which a cell of the table is left open.
-const LEAST_IN_CELL: usize = 8;
 /// A gap before the next pass counts up to this many times the pass.
 pub const MOST_GAP: u64 = 10;
 /// Parts of the data, each held out once.
@@ -30,8 +29,9 @@ pub const FOLDS: usize = 5;
 const BLOCKS: usize = 20;
 /// Most points kept for a plot.
 const POINTS: usize = 500;
-/// The least a pass is said to take: shorter is no time on the clock.
-const LEAST_SECONDS: f64 = 1e-9;
+/// Share of a table's time off against the terms' above which the terms are taken: they are steadier where
+/// little was measured.
+const MUCH_BETTER: f64 = 0.9;
 
 /// A pass as a cost model sees it.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -129,13 +129,14 @@ pub struct ModelCosts {
 }
 
 impl ModelCosts {
-    /// Does the table foretell held-out passes better than the terms.
+    /// Does the table foretell held-out passes much better than the terms.
     pub fn table_is_better(&self) -> bool {
-        self.table_error.is_some_and(|table| table.absolute < self.linear_error.absolute)
+        self.table_error.is_some_and(|table| table.absolute < self.linear_error.absolute * MUCH_BETTER)
     }
 }
 
-/// One fit for all models, since a scenario names one: the table, if it is less time off over all held-out passes.
+/// One fit for all models, since a scenario names one: the table, if it is much less time off over all held-out
+/// passes.
 pub fn table_is_better<'a>(costs: impl IntoIterator<Item = &'a ModelCosts>) -> bool {
     let (mut linear, mut table, mut whole) = (0.0, 0.0, true);
     for costs in costs {
@@ -143,7 +144,7 @@ pub fn table_is_better<'a>(costs: impl IntoIterator<Item = &'a ModelCosts>) -> b
         table += costs.table_error.map_or(0.0, |error| error.absolute * error.seconds);
         whole &= costs.table_error.is_some();
     }
-    whole && table < linear
+    whole && table < linear * MUCH_BETTER
 }
 
 /// Fits the times of `model` from its samples, in order of time.
@@ -152,7 +153,7 @@ pub fn table_is_better<'a>(costs: impl IntoIterator<Item = &'a ModelCosts>) -> b
 /// [`super::Shortage`] below [`LEAST_PASSES`].
 pub fn fit(model: &str, samples: &[Sample]) -> Fitted<ModelCosts> {
     enough("passes", samples.len(), LEAST_PASSES)?;
-    Ok(fit_with(model, samples, table))
+    Ok(fit_with(model, samples, cells::table))
 }
 
 /// Fits the times of `model` from a table that was measured on purpose: every row is a cell of its own, and
@@ -162,7 +163,7 @@ pub fn fit(model: &str, samples: &[Sample]) -> Fitted<ModelCosts> {
 /// [`super::Shortage`] below [`LEAST_ROWS`].
 pub fn fit_table(model: &str, rows: &[Sample]) -> Fitted<ModelCosts> {
     enough("rows", rows.len(), LEAST_ROWS)?;
-    Ok(fit_with(model, rows, as_measured))
+    Ok(fit_with(model, rows, cells::as_measured))
 }
 
 fn fit_with(
@@ -172,6 +173,7 @@ fn fit_with(
 ) -> ModelCosts {
     let block = samples.len().div_ceil(BLOCKS);
     let fold_of = |index: usize| index / block % FOLDS;
+    let tile = terms::tile(samples);
     let (mut by_terms, mut by_table) = (Vec::new(), Vec::new());
     for fold in 0..FOLDS {
         let part = |held: bool| -> Vec<Sample> {
@@ -179,7 +181,7 @@ fn fit_with(
             chosen.map(|(_, sample)| *sample).collect()
         };
         let (seen, held) = (part(false), part(true));
-        let terms = linear(&seen);
+        let terms = terms::fit(&seen, tile);
         let grid = Table::of_one(model, &table(model, &seen, &terms)).ok();
         for sample in &held {
             let more = terms.more(sample.after);
@@ -189,7 +191,7 @@ fn fit_with(
             }
         }
     }
-    let terms = linear(samples);
+    let terms = terms::fit(samples, tile);
     let linear_error = HeldOut::of(&by_terms);
     let linear_error = linear_error.expect("every block of the samples, which are not few, was held out");
     let mut costs = ModelCosts {
@@ -208,175 +210,11 @@ fn fit_with(
     costs
 }
 
-/// Terms of a pass: of one after another of the same model, and what is added where it is not.
-struct Terms {
-    warm: LinearTerms,
-    other: f64,
-    idle: f64,
-}
-
-impl Terms {
-    fn more(&self, after: After) -> f64 {
-        match after {
-            After::Same => 0.0,
-            After::Other => self.other,
-            After::Idle => self.idle,
-        }
-    }
-}
-
-/// Number of terms.
-const TERMS: usize = 7;
-
-/// What each term is multiplied with: those of [`LinearTerms`] in order, then after another model and after idling;
-/// what the samples never were without (`always`) is no term of its own.
-fn terms_of(Sample { shape, after, .. }: &Sample, always: After) -> [f64; TERMS] {
-    let when = |is: After| if *after == is && is != always { 1.0 } else { 0.0 };
-    [
-        1.0,
-        f64::from(shape.rows),
-        f64::from(shape.new_tokens),
-        shape.context_tokens as f64,
-        shape.attention_pairs as f64,
-        when(After::Other),
-        when(After::Idle),
-    ]
-}
-
-/// Non-negative least squares of relative errors, weighed down past Huber's bound, so that a stalled pass
-/// does not price the others.
-///
-/// Errors are relative to the prediction of the round before: relative to the observation, slow passes
-/// would weigh least and every price would come out low.
-fn linear(samples: &[Sample]) -> Terms {
-    const ROUNDS: usize = 12;
-    const HUBER: f64 = 1.345;
-    let mut weights: Vec<f64> = samples.iter().map(|s| 1.0 / (s.seconds * s.seconds)).collect();
-    let seen = |after: &After| samples.iter().any(|sample| sample.after == *after);
-    let always = [After::Same, After::Other].into_iter().find(seen).unwrap_or(After::Idle);
-    let mut found = [0.0; TERMS];
-    for _ in 0..ROUNDS {
-        let (mut gram, mut right) = ([[0.0; TERMS]; TERMS], [0.0; TERMS]);
-        for (sample, &weight) in samples.iter().zip(&weights) {
-            let x = terms_of(sample, always);
-            for i in 0..TERMS {
-                right[i] += weight * x[i] * sample.seconds;
-                for j in 0..TERMS {
-                    gram[i][j] += weight * x[i] * x[j];
-                }
-            }
-        }
-        found = non_negative(&gram, &right);
-        let predict = |sample: &Sample| {
-            terms_of(sample, always).iter().zip(&found).map(|(x, f)| x * f).sum::<f64>().max(LEAST_SECONDS)
-        };
-        let residuals: Vec<f64> =
-            samples.iter().map(|s| ((s.seconds - predict(s)) / predict(s)).abs()).collect();
-        let mut sorted = residuals.clone();
-        sorted.sort_by(f64::total_cmp);
-        let bound = HUBER * 1.4826 * sorted[sorted.len() / 2] + 1e-9;
-        for ((weight, residual), sample) in weights.iter_mut().zip(residuals).zip(samples) {
-            let predicted = predict(sample);
-            *weight = (bound / residual.max(bound)) / (predicted * predicted);
-        }
-    }
-    found[0] = found[0].max(LEAST_SECONDS);
-    let [pass, row, token, context, pair, other, idle] = found;
-    let warm = LinearTerms::new(pass, row, token, context, pair)
-        .expect("the squares of finite times are finite, and no coefficient is negative");
-    Terms { warm, other, idle }
-}
-
-/// Trimmed means over cells of half-octaves in rows, new tokens per row and context. A pass is brought to
-/// its cell's corner by the ratio of the terms, so that a cell's width does not blur it.
-///
-/// What is added after another model or after idling is taken off first: the table is of warm passes.
-/// Not medians: a simulation needs what passes take together.
-fn table(model: &str, samples: &[Sample], terms: &Terms) -> Vec<TableRow> {
-    let mut cells: BTreeMap<(u32, u32, u32), Vec<f64>> = BTreeMap::new();
-    for sample in samples {
-        let shape = &sample.shape;
-        let rows = f64::from(shape.rows.max(1));
-        let cell = (
-            corner(rows),
-            corner(f64::from(shape.new_tokens) / rows),
-            context_corner(shape.context_tokens as f64 / rows),
-        );
-        let warm = terms.warm.seconds(shape);
-        // By the ratio of the whole: a pass that had luck has it in both parts.
-        cells.entry(cell).or_default().push(sample.seconds / (warm + terms.more(sample.after)));
-    }
-    let mut cells: Vec<Cell> = cells
-        .into_iter()
-        .filter(|(_, ratios)| ratios.len() >= LEAST_IN_CELL)
-        .map(|(at, mut ratios)| {
-            ratios.sort_by(f64::total_cmp);
-            let corner = PassShape::uniform(at.0, at.1, u64::from(at.2));
-            let seconds = trimmed_mean(&ratios) * terms.warm.seconds(&corner);
-            Cell { at: [at.0, at.1, at.2], weight: ratios.len() as f64, seconds }
-        })
-        .collect();
-    monotone(&mut cells);
-    let row = |cell: Cell| {
-        let [rows, new, context] = cell.at;
-        TableRow {
-            model: model.to_owned(),
-            rows,
-            new_tokens: rows * new,
-            context_tokens: f64::from(context),
-            seconds: cell.seconds,
-        }
-    };
-    cells.into_iter().map(row).collect()
-}
-
-/// The mean of ascending values without 2.5 % of them at either end, at least one: stalls go.
-fn trimmed_mean(ascending: &[f64]) -> f64 {
+/// Ascending values without 2.5 % of them at either end, at least one: stalls go.
+fn trimmed<T>(ascending: &[T]) -> &[T] {
     let cut = ascending.len().div_ceil(40).min((ascending.len() - 1) / 2);
-    let kept = &ascending[cut..ascending.len() - cut];
-    kept.iter().sum::<f64>() / kept.len() as f64
-}
-
-/// The median of each shape that was measured.
-fn as_measured(model: &str, samples: &[Sample], _: &Terms) -> Vec<TableRow> {
-    let mut cells: BTreeMap<(u32, u32, u64), Vec<f64>> = BTreeMap::new();
-    for Sample { shape, seconds, .. } in samples {
-        cells.entry((shape.rows, shape.new_tokens, shape.context_tokens)).or_default().push(*seconds);
-    }
-    cells
-        .into_iter()
-        .map(|((rows, new_tokens, context), mut seconds)| {
-            seconds.sort_by(f64::total_cmp);
-            TableRow {
-                model: model.to_owned(),
-                rows,
-                new_tokens,
-                context_tokens: context as f64 / f64::from(rows),
-                seconds: seconds[seconds.len() / 2],
-            }
-        })
-        .collect()
-}
-
-/// Whole numbers to 8, where kernels have their steps, then half-octaves.
-fn corner(value: f64) -> u32 {
-    if value < 8.5 { value.round().max(1.0) as u32 } else { half_octave(value) }
-}
-
-/// The nearest of 1, 2, 3, 4, 6, 8, 12, … by ratio.
-fn half_octave(value: f64) -> u32 {
-    let value = value.clamp(1.0, f64::from(1u32 << 24));
-    let below = value.log2().floor().exp2();
-    let corners = [below, 1.5 * below, 2.0 * below].into_iter().filter(|c| c.fract() == 0.0);
-    let far = |corner: &f64| (corner / value).ln().abs();
-    corners.min_by(|a, b| far(a).total_cmp(&far(b))).unwrap_or(1.0) as u32
-}
-
-/// The same for contexts; those of a few tokens count as none.
-fn context_corner(value: f64) -> u32 {
-    if value < 8.0 { 0 } else { half_octave(value.max(16.0)) }
+    &ascending[cut..ascending.len() - cut]
 }
 
 #[cfg(test)]
-#[path = "cost_tests.rs"]
 mod tests;

@@ -1,5 +1,7 @@
 //! Fits of pass times recover what the passes were made with.
 
+use std::num::NonZeroU32;
+
 use specrouter_routing::ids::ReplicaId;
 use specrouter_routing::luck::{Luck, Stream};
 use specrouter_routing::units::{Span, Time};
@@ -103,6 +105,22 @@ fn a_staircase_is_foretold_by_the_table_and_a_line_by_the_terms() {
 }
 
 #[test]
+fn tiles_are_found_where_there_are_some_and_only_there() {
+    let tiles = NonZeroU32::new(16).unwrap();
+    let stairs = truth().with_tiles(tiles, 2e-3).unwrap();
+    let costs = fit("m", &made(|shape| stairs.seconds(shape), 0.05, true)).unwrap();
+    assert_eq!(costs.linear.tile.map(|tile| tile.tokens), Some(tiles), "{:?}", costs.linear);
+    for new in [1, 16, 17, 33] {
+        let shape = PassShape::uniform(1, new, 500);
+        let (found, expected) = (costs.linear.seconds(&shape), stairs.seconds(&shape));
+        assert!((found / expected - 1.0).abs() < 0.03, "{new} tokens: {found} for {expected}");
+    }
+    assert!(!costs.table_is_better(), "{:?} {:?}", costs.linear_error, costs.table_error);
+    let straight = fit("m", &made(|shape| truth().seconds(shape), 0.05, true)).unwrap();
+    assert_eq!(straight.linear.tile, None);
+}
+
+#[test]
 fn passes_of_two_speeds_are_priced_at_what_they_take_together() {
     // Every fourth pass finds a cold cache and takes four times as long.
     let two: Vec<Sample> = (0..4000)
@@ -116,8 +134,9 @@ fn passes_of_two_speeds_are_priced_at_what_they_take_together() {
     let costs = fit("m", &two).unwrap();
     let price = Table::of_one("m", &costs.table).unwrap().seconds_checked(ModelId(0), &two[0].shape).0;
     assert!((price / 3.5e-5 - 1.0).abs() < 0.05, "{price}");
-    let total = costs.table_error.unwrap().total;
-    assert!((total - 1.0).abs() < 0.05, "{total}");
+    for total in [costs.table_error.unwrap().total, costs.linear_error.total] {
+        assert!((total - 1.0).abs() < 0.05, "{total}");
+    }
 }
 
 #[test]
@@ -145,11 +164,4 @@ fn a_few_passes_are_not_enough() {
     let few = made(|_| 1e-3, 0.0, false);
     insta::assert_snapshot!(fit("m", &few[..49]).unwrap_err(), @"not enough data: 49 passes, 50 needed");
     assert!(fit("m", &few[..50]).is_ok());
-}
-
-#[test]
-fn corners_are_the_nearest_half_octaves() {
-    let corners = [0.5, 1.0, 1.4, 1.5, 2.4, 2.5, 5.0, 7.0, 100.0, 120.0].map(half_octave);
-    assert_eq!(corners, [1, 1, 1, 2, 2, 3, 6, 8, 96, 128]);
-    assert_eq!([0.0, 7.9, 8.0, 30.0].map(context_corner), [0, 0, 16, 32]);
 }
