@@ -44,13 +44,6 @@ fn scenario() -> String {
 }
 
 #[track_caller]
-fn ran(folder: &Folder, args: &[&str]) -> String {
-    let result = folder.run(args);
-    assert!(result.status.success(), "{args:?}: {}", String::from_utf8_lossy(&result.stderr));
-    String::from_utf8(result.stdout).unwrap()
-}
-
-#[track_caller]
 fn refused(folder: &Folder, args: &[&str]) -> String {
     let result = folder.run(args);
     assert_eq!(result.status.code(), Some(2), "{args:?}: {}", String::from_utf8_lossy(&result.stdout));
@@ -70,9 +63,9 @@ fn near(found: &Value, truth: f64, within: f64) {
 #[test]
 fn a_simulation_is_recovered_from_its_traces_and_runs_again_from_them() {
     let folder = Folder::new().with("s.yaml", scenario());
-    ran(&folder, &["run", "s.yaml", "--out", "run", "-q"]);
+    folder.ok(&["run", "s.yaml", "--out", "run", "-q"]);
     let fits: Value =
-        serde_json::from_str(&ran(&folder, &["calibrate", "run", "--out", "fit", "--format", "json", "-q"]))
+        serde_json::from_str(&folder.ok(&["calibrate", "run", "--out", "fit", "--format", "json", "-q"]))
             .unwrap();
     let profile = yaml(&folder, "fit/profile.yaml");
 
@@ -137,10 +130,17 @@ fn a_simulation_is_recovered_from_its_traces_and_runs_again_from_them() {
     let again = format!("{head}profile: fit/profile.yaml\nlimits: {{max_running: 32}}\n{workload}{policies}");
     std::fs::write(folder.path().join("again.yaml"), again).unwrap();
     let summary = |scenario: &str, out: &str| -> Value {
-        let text = ran(
-            &folder,
-            &["run", scenario, "--set", "output.tables=summary", "--out", out, "--format", "json", "-q"],
-        );
+        let text = folder.ok(&[
+            "run",
+            scenario,
+            "--set",
+            "output.tables=summary",
+            "--out",
+            out,
+            "--format",
+            "json",
+            "-q",
+        ]);
         serde_json::from_str(&text).unwrap()
     };
     let (first, second) = (summary("s.yaml", "a"), summary("again.yaml", "b"));
@@ -153,7 +153,7 @@ fn a_simulation_is_recovered_from_its_traces_and_runs_again_from_them() {
     assert!(resolved.contains("fit/profile.yaml") && !resolved.contains("hardware:"), "{resolved}");
 
     // The same traces give the same bytes.
-    ran(&folder, &["calibrate", "run", "--out", "twice", "-q"]);
+    folder.ok(&["calibrate", "run", "--out", "twice", "-q"]);
     for file in ["profile.yaml", "costs.csv", "fit.json"] {
         let read = |out: &str| std::fs::read(folder.path().join(out).join(file)).unwrap();
         assert_eq!(read("fit"), read("twice"), "{file}");
@@ -187,10 +187,16 @@ fn files_of_other_tools_make_profiles_too() {
         }
     }
     let folder = Folder::new().with("table.csv", &table).with("rounds.csv", &rounds);
-    let text = ran(
-        &folder,
-        &["calibrate", "--from-table", "table.csv", "--from-rounds", "rounds.csv", "--out", "p", "-q"],
-    );
+    let text = folder.ok(&[
+        "calibrate",
+        "--from-table",
+        "table.csv",
+        "--from-rounds",
+        "rounds.csv",
+        "--out",
+        "p",
+        "-q",
+    ]);
     assert!(text.contains("judged blocks") && text.contains("low where it varies"), "{text}");
     let profile = yaml(&folder, "p/profile.yaml");
     assert_eq!(profile["pool"], serde_json::json!(["llama-3.2-1b", "llama-3.1-8b"]));
@@ -206,12 +212,12 @@ fn files_of_other_tools_make_profiles_too() {
     let workload = "workload: {requests: 20, arrivals: {poisson: {rate_per_s: 5}}, classes: [{name: chat, prompt_tokens: {constant: 64}, output_tokens: {constant: 16}}]}\npolicies: [target_only]\nseeds: 1\noutput: {tables: summary}\n";
     let head = "pool: [llama-3.2-1b, llama-3.1-8b]\nprofile: p/profile.yaml\nlimits: {kv_tokens: 100000}\n";
     std::fs::write(folder.path().join("s.yaml"), format!("{head}{workload}")).unwrap();
-    ran(&folder, &["run", "s.yaml", "--out", "o", "-q"]);
+    folder.ok(&["run", "s.yaml", "--out", "o", "-q"]);
 
     // Acceptance alone: hardware is said, and policies know its data sheet.
-    ran(&folder, &["calibrate", "--from-rounds", "rounds.csv", "--out", "p", "-q"]);
+    folder.ok(&["calibrate", "--from-rounds", "rounds.csv", "--out", "p", "-q"]);
     assert_eq!(yaml(&folder, "p/profile.yaml")["costs"], Value::Null);
-    ran(&folder, &["run", "s.yaml", "--set", "hardware=h100-sxm", "--out", "o", "-q"]);
+    folder.ok(&["run", "s.yaml", "--set", "hardware=h100-sxm", "--out", "o", "-q"]);
     let error = refused(&folder, &["run", "s.yaml", "--dry-run"]);
     assert!(error.contains("costs is missing"), "{error}");
 }
@@ -244,14 +250,14 @@ fn a_profile_is_of_one_device_and_says_what_was_not_enough() {
     let small =
         scenario().replace("requests: 500", "requests: 12").replace("tables: full", "tables: requests");
     let folder = Folder::new().with("s.yaml", small);
-    ran(&folder, &["run", "s.yaml", "--out", "a", "-q"]);
+    folder.ok(&["run", "s.yaml", "--out", "a", "-q"]);
     let sets = ["--set", "hardware=h100-sxm", "--set", "output.tables=full"];
-    ran(&folder, &[&["run", "s.yaml", "--out", "b", "-q"], &sets[..]].concat());
+    folder.ok(&[&["run", "s.yaml", "--out", "b", "-q"], &sets[..]].concat());
     let error = refused(&folder, &["calibrate", "a", "b", "--out", "p"]);
     assert!(error.contains("a profile is of one device") && error.contains("linear terms"), "{error}");
     // Tables of requests alone have no passes; 12 requests give no interval.
-    let none = ran(&folder, &["calibrate", "a", "--out", "p", "-q"]);
+    let none = folder.ok(&["calibrate", "a", "--out", "p", "-q"]);
     assert!(none.contains("run with output.tables=full"), "{none}");
-    let few = ran(&folder, &["calibrate", "b", "--out", "p", "-q"]);
+    let few = folder.ok(&["calibrate", "b", "--out", "p", "-q"]);
     assert!(few.contains("not enough data: 12 scored requests, 20 needed"), "{few}");
 }

@@ -53,6 +53,14 @@ impl Folder {
     pub fn run(&self, args: &[&str]) -> Output {
         Command::new(env!("CARGO_BIN_EXE_specrouter")).args(args).current_dir(self.0.path()).output().unwrap()
     }
+
+    /// Its stdout where it must succeed.
+    #[track_caller]
+    pub fn ok(&self, args: &[&str]) -> String {
+        let result = self.run(args);
+        assert!(result.status.success(), "{args:?}: {}", String::from_utf8_lossy(&result.stderr));
+        String::from_utf8(result.stdout).unwrap()
+    }
 }
 
 /// [`SCENARIO`] with the one occurrence of `from` replaced by `to`.

@@ -47,12 +47,6 @@ fn folder() -> Folder {
         .with("s.yaml", SCENARIO)
 }
 
-fn ok(folder: &Folder, args: &[&str]) -> String {
-    let result = folder.run(args);
-    assert!(result.status.success(), "{args:?}: {}", String::from_utf8_lossy(&result.stderr));
-    String::from_utf8(result.stdout).unwrap()
-}
-
 fn texts(folder: &Folder, arm: &str, seed: u32) -> Vec<Value> {
     let path = folder.path().join(format!("out/s/arms/{arm}/seed-{seed}/texts.jsonl"));
     let text = std::fs::read_to_string(&path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
@@ -64,8 +58,7 @@ fn texts(folder: &Folder, arm: &str, seed: u32) -> Vec<Value> {
 #[test]
 fn every_policy_writes_the_targets_text_and_its_own_tables() {
     let folder = folder();
-    let report: Value =
-        serde_json::from_str(&ok(&folder, &["record", "s.yaml", "--format", "json"])).unwrap();
+    let report: Value = serde_json::from_str(&folder.ok(&["record", "s.yaml", "--format", "json"])).unwrap();
     assert_eq!(report["arms"].as_array().unwrap().len(), 3);
     let alone = texts(&folder, "target_only", 3);
     assert_eq!(alone.len(), 10);
@@ -100,11 +93,11 @@ fn every_policy_writes_the_targets_text_and_its_own_tables() {
 #[test]
 fn a_resolved_recording_runs_again_from_anywhere() {
     let folder = folder();
-    ok(&folder, &["record", "s.yaml", "--quiet", "--no-texts", "--seeds", "1"]);
+    folder.ok(&["record", "s.yaml", "--quiet", "--no-texts", "--seeds", "1"]);
     assert!(!folder.path().join("out/s/arms/target_only/seed-3/texts.jsonl").exists());
     let elsewhere = Folder::new();
     let resolved = folder.path().join("out/s/scenario.resolved.yaml");
-    let again = ok(&elsewhere, &["record", &resolved.display().to_string(), "--dry-run"]);
+    let again = elsewhere.ok(&["record", &resolved.display().to_string(), "--dry-run"]);
     assert!(again.contains("10 until they are answered"), "{again}");
 }
 
@@ -114,16 +107,16 @@ fn sampled_and_coupled_texts_keep_their_promises() {
     let sampled =
         ["record", "s.yaml", "-q", "--seeds", "1", "--set", "sampling={temperature: 1, top_p: 0.9}"];
     let coupled = [&sampled[..], &["--set", "verify=coupled"]].concat();
-    ok(&folder, &coupled);
+    folder.ok(&coupled);
     let ids =
         |arm: &str| texts(&folder, arm, 3).iter().map(|line| line["token_ids"].clone()).collect::<Vec<_>>();
     let alone = ids("target_only");
     assert_eq!(alone, ids("static-small-large-3"), "coupled text is a function of target and seed");
     assert_eq!(alone, ids("specrouter"));
-    ok(&folder, &sampled);
+    folder.ok(&sampled);
     let first = ids("target_only");
     assert_ne!(first, ids("static-small-large-3"), "sampled text depends on the coins that a chain tosses");
-    ok(&folder, &sampled);
+    folder.ok(&sampled);
     assert_eq!(first, ids("target_only"), "the same seed, the same text");
 }
 
@@ -145,7 +138,7 @@ fn prompts_that_do_not_fit_are_told_and_the_others_are_answered() {
         "--set",
         "policies=[target_only]",
     ];
-    ok(&folder, &args);
+    folder.ok(&args);
     let answered = texts(&folder, "target_only", 3);
     assert!(answered.len() == 2 && answered.iter().all(|line| line["id"] == "short"));
     let report = std::fs::read_to_string(folder.path().join("out/s/summary.json")).unwrap();
@@ -170,13 +163,11 @@ policies: [target_only, {static: {chain: [small, large], windows: [2]}}]
 seeds: 1
 ";
     let folder = folder.with("sim.yaml", scenario);
-    ok(
-        &folder,
-        &[&["profile", "small.yaml", "large.yaml", "--dummy", "--out", "table.csv"][..], &grid].concat(),
-    );
+    folder
+        .ok(&[&["profile", "small.yaml", "large.yaml", "--dummy", "--out", "table.csv"][..], &grid].concat());
     let table = std::fs::read_to_string(folder.path().join("table.csv")).unwrap();
     assert_eq!(table.lines().count(), 1 + 2 * 8, "{table}");
-    ok(&folder, &["run", "sim.yaml", "-q"]);
+    folder.ok(&["run", "sim.yaml", "-q"]);
 }
 
 #[test]

@@ -44,15 +44,8 @@ fn folder() -> Folder {
 #[track_caller]
 fn recorded(more: &[&str]) -> Folder {
     let folder = folder();
-    ok(&folder, &[&["record", "s.yaml", "-q"][..], more].concat());
+    folder.ok(&[&["record", "s.yaml", "-q"][..], more].concat());
     folder
-}
-
-#[track_caller]
-fn ok(folder: &Folder, args: &[&str]) -> String {
-    let result = folder.run(args);
-    assert!(result.status.success(), "{args:?}: {}", String::from_utf8_lossy(&result.stderr));
-    String::from_utf8(result.stdout).unwrap()
 }
 
 /// What goes wrong with exit code `code`: stdout and stderr.
@@ -77,7 +70,7 @@ fn forget_scores(trace: &Path) {
 #[test]
 fn a_recording_is_sound_and_a_flipped_byte_is_found() {
     let folder = recorded(&[]);
-    let text = ok(&folder, &["trace", "check", "out/s"]);
+    let text = folder.ok(&["trace", "check", "out/s"]);
     assert_eq!(text.matches(": sound\n").count(), 2, "{text}");
     assert!(text.contains("tokens 192\n") && !text.contains("missing") && !text.contains("fault"), "{text}");
 
@@ -108,7 +101,7 @@ fn scores_that_a_kill_took_are_made_again_the_same() {
     let first = Trace::open(&trace).unwrap().tokens().unwrap();
     assert_eq!(first.len(), 8 * 24);
     forget_scores(&trace);
-    let text = ok(&folder, &["trace", "check", DRAFTED]);
+    let text = folder.ok(&["trace", "check", DRAFTED]);
     insta::assert_snapshot!(text.lines().filter(|line| line.contains("missing")).collect::<Vec<_>>().join("\n"), @r"
     missing: tables: tokens
     missing: scores of 8 of 8 texts; `specrouter trace score` makes them
@@ -120,10 +113,10 @@ fn scores_that_a_kill_took_are_made_again_the_same() {
     assert!(scored.status.success());
     insta::assert_snapshot!(String::from_utf8(scored.stderr).unwrap(), @"scored 8 texts; tokens has 192 rows now");
     assert!(Trace::open(&trace).unwrap().tokens().unwrap() == first, "scores are a function of the texts");
-    let text = ok(&folder, &["trace", "check", DRAFTED]);
+    let text = folder.ok(&["trace", "check", DRAFTED]);
     assert!(text.contains(": sound\n") && !text.contains("missing"), "{text}");
     // Nothing is left to score, and nothing is scored twice.
-    ok(&folder, &["trace", "score", DRAFTED, "-q"]);
+    folder.ok(&["trace", "score", DRAFTED, "-q"]);
     assert!(Trace::open(&trace).unwrap().tokens().unwrap() == first);
 }
 
@@ -131,7 +124,7 @@ fn scores_that_a_kill_took_are_made_again_the_same() {
 fn a_greedy_replay_is_certain_and_the_same_bytes() {
     let folder = recorded(&[]);
     let args = ["replay", DRAFTED, "-q", "--out", "again"];
-    let text = ok(&folder, &args);
+    let text = folder.ok(&args);
     let law = text.lines().find(|line| line.contains("law of replay")).unwrap_or_else(|| panic!("{text}"));
     let rounds = Trace::open(&folder.path().join(DRAFTED)).unwrap().rounds().unwrap().len();
     assert!(rounds > 30, "{rounds}");
@@ -143,30 +136,27 @@ fn a_greedy_replay_is_certain_and_the_same_bytes() {
     );
     assert!(text.contains("no policy can beat the bound") && text.contains("clairvoyant"), "{text}");
     assert!(folder.path().join("again/report.html").exists());
-    assert_eq!(text, ok(&folder, &args), "the same command, the same bytes");
-    assert_eq!(text, ok(&folder, &[&args[..], &["--jobs", "1"]].concat()));
-    assert_eq!(text, ok(&folder, &[&args[..], &["--jobs", "2"]].concat()));
+    assert_eq!(text, folder.ok(&args), "the same command, the same bytes");
+    assert_eq!(text, folder.ok(&[&args[..], &["--jobs", "1"]].concat()));
+    assert_eq!(text, folder.ok(&[&args[..], &["--jobs", "2"]].concat()));
 }
 
 #[test]
 fn other_policies_are_replayed_on_other_hardware() {
     let folder = recorded(&[]);
-    let text = ok(
-        &folder,
-        &[
-            "replay",
-            "out/s",
-            "--format",
-            "json",
-            "-q",
-            "--policy",
-            "target_only",
-            "--policy",
-            "static: {chain: [small, large], windows: [2]}",
-            "--hardware",
-            "h100-sxm",
-        ],
-    );
+    let text = folder.ok(&[
+        "replay",
+        "out/s",
+        "--format",
+        "json",
+        "-q",
+        "--policy",
+        "target_only",
+        "--policy",
+        "static: {chain: [small, large], windows: [2]}",
+        "--hardware",
+        "h100-sxm",
+    ]);
     let report: Value = serde_json::from_str(&text).unwrap();
     let arms = report["arms"].as_array().unwrap();
     let names: Vec<&str> = arms.iter().map(|arm| arm["policy"].as_str().unwrap()).collect();
@@ -184,15 +174,22 @@ fn other_policies_are_replayed_on_other_hardware() {
 #[test]
 fn a_trace_without_texts_is_refused() {
     let folder = Folder::new().with("s.yaml", SIMULATION);
-    ok(&folder, &["run", "s.yaml", "-q", "--seeds", "1", "--set", "output.tables=full", "--out", "full"]);
-    let text = ok(&folder, &["trace", "check", "full"]);
+    folder.ok(&["run", "s.yaml", "-q", "--seeds", "1", "--set", "output.tables=full", "--out", "full"]);
+    let text = folder.ok(&["trace", "check", "full"]);
     assert_eq!(text.matches(": sound\n").count(), 2, "{text}");
     let (_, error) = wrong(&folder, 2, &["replay", "full/arms/target_only/seed-7"]);
     insta::assert_snapshot!(error, @"error: full/arms/target_only/seed-7: request 0, output position 0: no token was scored; a simulation's trace has none to replay");
-    ok(
-        &folder,
-        &["run", "s.yaml", "-q", "--seeds", "1", "--set", "output.tables=requests", "--out", "requests"],
-    );
+    folder.ok(&[
+        "run",
+        "s.yaml",
+        "-q",
+        "--seeds",
+        "1",
+        "--set",
+        "output.tables=requests",
+        "--out",
+        "requests",
+    ]);
     let (_, error) = wrong(&folder, 2, &["replay", "requests/arms/target_only/seed-7"]);
     insta::assert_snapshot!(error, @"error: requests/arms/target_only/seed-7: expected scores of every output token, got no such table; `specrouter record` keeps them, in full tables");
 }
@@ -202,12 +199,12 @@ fn a_recording_without_prompts_is_replayed_and_not_scored_again() {
     let folder = recorded(&["--no-prompts"]);
     let trace: PathBuf = folder.path().join(DRAFTED);
     assert!(Trace::open(&trace).unwrap().texts().unwrap().iter().all(|text| text.prompt.is_none()));
-    let text = ok(&folder, &["trace", "check", DRAFTED]);
+    let text = folder.ok(&["trace", "check", DRAFTED]);
     assert!(text.contains(": sound\n") && !text.contains("missing"), "{text}");
-    let text = ok(&folder, &["replay", DRAFTED, "-q", "--no-references"]);
+    let text = folder.ok(&["replay", DRAFTED, "-q", "--no-references"]);
     assert!(text.contains("law of replay"), "{text}");
     forget_scores(&trace);
-    let text = ok(&folder, &["trace", "check", DRAFTED]);
+    let text = folder.ok(&["trace", "check", DRAFTED]);
     assert!(text.contains("scores of 8 of 8 texts; they cannot be made: prompts were not kept"), "{text}");
     let (_, error) = wrong(&folder, 2, &["trace", "score", DRAFTED]);
     insta::assert_snapshot!(error, @"error: request 1: its prompt was not kept, so it cannot be scored");
@@ -217,14 +214,14 @@ fn a_recording_without_prompts_is_replayed_and_not_scored_again() {
 fn luck_of_a_sampled_recording_is_drawn_again_for_every_seed() {
     let sampled = ["--set", "sampling={temperature: 0.8}", "--set", "verify=speculative"];
     let folder = recorded(&sampled);
-    let text = ok(&folder, &["replay", DRAFTED, "-q", "--seeds", "3"]);
+    let text = folder.ok(&["replay", DRAFTED, "-q", "--seeds", "3"]);
     assert!(text.contains("(95 % interval over 3 seeds)"), "{text}");
     assert!(text.contains("note: law of replay: under its logged plans a round keeps "), "{text}");
     let changes = text.split_once("(95 % interval over 3 seeds)").unwrap().1;
     let own = changes.lines().find(|line| line.starts_with("static")).unwrap_or_else(|| panic!("{text}"));
     assert!(own.contains(" % (") || own.contains(" ("), "{own}");
     let lengths = |seed: &Value| seed["accepted_length"].as_f64().unwrap();
-    let json = ok(&folder, &["replay", DRAFTED, "-q", "--seeds", "3", "--no-references", "--format", "json"]);
+    let json = folder.ok(&["replay", DRAFTED, "-q", "--seeds", "3", "--no-references", "--format", "json"]);
     let report: Value = serde_json::from_str(&json).unwrap();
     let seeds: Vec<f64> = report["arms"][1]["seeds"].as_array().unwrap().iter().map(lengths).collect();
     assert!(seeds.len() == 3 && (seeds[0] - seeds[1]).abs() > 0.0, "luck differs between seeds: {seeds:?}");

@@ -32,7 +32,7 @@ pub fn run(args: &ProfileArgs) -> Result<(), Failure> {
     check(&grid).map_err(Failure::BadInput)?;
     let mode = if args.device == Device::Cpu { Mode::Exact } else { Mode::Fast };
     let settings = EngineConfig { device: args.device, dtype: args.dtype, mode, ..EngineConfig::default() };
-    let _own = OwnCore::take(pool::share_work(None));
+    let threads = pool::share_work(None);
     let most = |list: &[u32]| u64::from(list.iter().copied().max().unwrap_or(1));
     // A page more for each row, since pages are whole.
     let kv_tokens = most(&grid.rows) * (most(&grid.context_tokens) + most(&grid.new_tokens) + 16);
@@ -54,6 +54,7 @@ pub fn run(args: &ProfileArgs) -> Result<(), Failure> {
             (spec, model)
         };
         let grid = within(&grid, spec.context);
+        let _own = OwnCore::take(threads);
         let own = measure(&mut model, &grid, Stopwatch::start(), &mut || true).map_err(anyhow::Error::new)?;
         if own.is_empty() {
             return Err(Failure::input(anyhow!(

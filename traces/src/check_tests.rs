@@ -1,33 +1,21 @@
 //! A sound trace passes, and one fault at a time is found and named.
 
 use std::fs;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use specrouter_routing::backend::After;
 use specrouter_routing::chain::ChainPlan;
 use specrouter_routing::ids::{ClassId, ModelId};
-use specrouter_routing::profile::{ModelKind, ModelSpec, PassShape, Precision};
+use specrouter_routing::profile::PassShape;
 use specrouter_routing::record::{DecisionRecord, Decoding, Opinion, Sink, Verdict};
 use specrouter_routing::slo::Slo;
 use specrouter_routing::units::{Span, Time};
 
 use super::*;
-use crate::manifest::{MANIFEST_FILE, Manifest, Member, Mode, Run};
+use crate::manifest::{MANIFEST_FILE, Manifest, Mode, Run};
+use crate::scratch::{Folder, member};
 use crate::write::{Tables, TraceWriter};
 
-/// A folder that goes away with the test.
-struct Folder(PathBuf);
-
 impl Folder {
-    fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("specrouter-check-{}-{n}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
     /// What a check of the trace here finds.
     fn check(&self) -> Findings {
         check(&Trace::open(&self.0).unwrap())
@@ -52,33 +40,7 @@ impl Folder {
     }
 }
 
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
-
 fn run() -> Run {
-    let member = |name: &str| Member {
-        spec: ModelSpec {
-            name: name.to_owned(),
-            source: "this test".to_owned(),
-            kind: ModelKind::Model,
-            family: "toy".to_owned(),
-            layers: 1,
-            hidden: 8,
-            heads: 1,
-            kv_heads: 1,
-            head_dim: 8,
-            intermediate: 8,
-            vocab: 16,
-            tied_embeddings: true,
-            context: 64,
-            precision: Precision::Bf16,
-            kv_bytes: 2,
-        },
-        weights_fnv1a: None,
-    };
     Run {
         tool_version: "0.1.0".to_owned(),
         scenario: "pool: [small, large]\n".to_owned(),

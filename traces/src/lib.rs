@@ -13,6 +13,8 @@ mod part;
 mod read;
 mod rows;
 pub mod schema;
+#[cfg(test)]
+mod scratch;
 mod write;
 
 pub use check::{Findings, check};

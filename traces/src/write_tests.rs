@@ -1,8 +1,6 @@
 //! Round trips, crashes and damage: what was written is what is read, or an error that says why.
 
 use std::fs;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use proptest::option;
 use proptest::prelude::*;
@@ -10,38 +8,14 @@ use specrouter_routing::backend::After;
 use specrouter_routing::chain::{ChainPlan, MAX_LEVELS, StopRule};
 use specrouter_routing::ids::{ClassId, ModelId, ReplicaId, RequestId};
 use specrouter_routing::profile::PassShape;
-use specrouter_routing::profile::{ModelKind, ModelSpec, Precision};
 use specrouter_routing::record::{Decoding, Opinion, Prediction, Status, Verdict};
 use specrouter_routing::slo::Slo;
 use specrouter_routing::units::{Span, Time};
 
 use super::*;
-use crate::manifest::{Member, Mode};
+use crate::manifest::Mode;
 use crate::read::Trace;
-
-/// A folder that goes away with the test.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("specrouter-traces-{}-{n}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    /// An error's text with the folder's own name taken out.
-    fn text(&self, error: &TraceError) -> String {
-        error.to_string().replace(&self.0.display().to_string(), "DIR")
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
-}
+use crate::scratch::{Folder, member};
 
 fn run() -> Run {
     Run {
@@ -57,28 +31,6 @@ fn run() -> Run {
         kv_tokens: 4096,
         users: None,
     }
-}
-
-/// A model of no size.
-fn member(name: &str) -> Member {
-    let spec = ModelSpec {
-        name: name.to_owned(),
-        source: "this test".to_owned(),
-        kind: ModelKind::Model,
-        family: "toy".to_owned(),
-        layers: 1,
-        hidden: 8,
-        heads: 1,
-        kv_heads: 1,
-        head_dim: 8,
-        intermediate: 8,
-        vocab: 16,
-        tied_embeddings: true,
-        context: 64,
-        precision: Precision::Bf16,
-        kv_bytes: 2,
-    };
-    Member { spec, weights_fnv1a: None }
 }
 
 /// A record of any table.

@@ -218,8 +218,8 @@ fn matrix(fits: &Fits) -> FitSection {
 fn variation(fits: &Fits, notes: &mut Vec<String>) -> FitSection {
     let mut section = FitSection {
         title: "How acceptance varies".into(),
-        words: "Of the mean over drafts of their acceptance by the target, about its class's mean. Of two tokens of one text \
-                the covariance at a distance is what requests differ by, and what is left of the regime they share; errors leave \
+        words: "Of a draft that the target rejects as often as the mean over the drafts, about its class's mean. Of two tokens of \
+                one text the covariance at a distance is what requests differ by, and what is left of the regime they share; errors leave \
                 out groups of requests in turn."
             .into(),
         ..FitSection::default()

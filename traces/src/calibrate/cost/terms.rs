@@ -33,7 +33,10 @@ impl Terms {
         tile: Option<NonZeroU32>,
     ) -> Self {
         let sum = LinearTerms::new(pass, row, token, context, pair);
-        let sum = sum.and_then(|sum| tile.map_or(Ok(sum), |tile| sum.with_tiles(tile, tiles)));
+        let sum = sum.and_then(|sum| match tile.filter(|_| tiles > 0.0) {
+            Some(tile) => sum.with_tiles(tile, tiles),
+            None => Ok(sum),
+        });
         let warm = sum.expect("the squares of finite times are finite, and no coefficient is negative");
         Self { warm, other, idle }
     }
