@@ -18,22 +18,22 @@ use crate::write::{Tables, TraceWriter};
 impl Folder {
     /// What a check of the trace here finds.
     fn check(&self) -> Findings {
-        check(&Trace::open(&self.0).unwrap())
+        check(&Trace::open(self.path()).unwrap())
     }
 
     /// `lines`, with the folder's own name taken out.
     fn told(&self, lines: &[String]) -> String {
-        lines.join("\n").replace(&self.0.display().to_string(), "DIR")
+        lines.join("\n").replace(&self.path().display().to_string(), "DIR")
     }
 
     /// Why the trace here cannot be opened.
     fn refused(&self) -> String {
-        self.told(&[Trace::open(&self.0).unwrap_err().to_string()])
+        self.told(&[Trace::open(self.path()).unwrap_err().to_string()])
     }
 
     /// Changes the manifest as text.
     fn edit(&self, from: &str, to: &str) {
-        let path = self.0.join(MANIFEST_FILE);
+        let path = self.path().join(MANIFEST_FILE);
         let text = fs::read_to_string(&path).unwrap();
         assert_eq!(text.matches(from).count(), 1, "`{from}` stands in the manifest once");
         fs::write(path, text.replace(from, to)).unwrap();
@@ -199,7 +199,7 @@ impl Rows {
     /// The whole trace.
     fn write(&self) -> Folder {
         let folder = Folder::new();
-        let mut writer = TraceWriter::create(&folder.0, Tables::Full, self.run.clone()).unwrap();
+        let mut writer = TraceWriter::create(folder.path(), Tables::Full, self.run.clone()).unwrap();
         self.put(&mut writer);
         self.tokens.iter().for_each(|row| writer.token(row));
         writer.finish().unwrap();
@@ -237,10 +237,10 @@ fn a_sound_trace_passes_and_lacks_nothing() {
 fn a_fault_of_a_request_is_named() {
     // The writer refuses such a class, so the header is changed behind it.
     let folder = sound().write();
-    let path = folder.0.join(MANIFEST_FILE);
+    let path = folder.path().join(MANIFEST_FILE);
     let mut manifest: Manifest = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
     manifest.run.classes.clear();
-    manifest.write(&folder.0).unwrap();
+    manifest.write(folder.path()).unwrap();
     insta::assert_snapshot!(folder.told(&folder.check().faults), @r"
     requests, row 0: class must be below 0, got 0
     requests, row 1: class must be below 0, got 0
@@ -361,7 +361,7 @@ fn faults_of_one_kind_are_counted_after_three() {
 #[test]
 fn a_lower_level_of_tables_is_missing_and_no_fault() {
     let (folder, rows) = (Folder::new(), sound());
-    let mut writer = TraceWriter::create(&folder.0, Tables::Requests, run()).unwrap();
+    let mut writer = TraceWriter::create(folder.path(), Tables::Requests, run()).unwrap();
     rows.put(&mut writer);
     writer.finish().unwrap();
     let found = folder.check();
@@ -376,7 +376,7 @@ fn killed(change: impl FnOnce(&mut Rows)) -> (Folder, Findings) {
     rows.texts.truncate(1);
     rows.passes.truncate(5);
     change(&mut rows);
-    let mut writer = TraceWriter::create(&folder.0, Tables::Full, run()).unwrap();
+    let mut writer = TraceWriter::create(folder.path(), Tables::Full, run()).unwrap();
     rows.put(&mut writer);
     writer.checkpoint().unwrap();
     drop(writer);
@@ -451,7 +451,7 @@ fn texts_without_scores_are_said_with_what_can_be_done() {
 #[test]
 fn a_table_cut_short_or_gone_is_a_fault_that_names_its_file() {
     let folder = sound().write();
-    let path = folder.0.join("rounds.parquet");
+    let path = folder.path().join("rounds.parquet");
     let bytes = fs::read(&path).unwrap();
     fs::write(&path, &bytes[..100]).unwrap();
     let cut = folder.told(&folder.check().faults).replace(&bytes.len().to_string(), "ALL");
@@ -480,6 +480,6 @@ fn a_manifest_that_cannot_be_is_refused() {
     let mut rows = sound();
     rows.run.models.clear();
     let folder = Folder::new();
-    TraceWriter::create(&folder.0, Tables::Summary, rows.run).unwrap().finish().unwrap();
+    TraceWriter::create(folder.path(), Tables::Summary, rows.run).unwrap().finish().unwrap();
     insta::assert_snapshot!(folder.refused(), @"DIR/manifest.json: run.models must be 1 to 8 models, got 0");
 }

@@ -1,34 +1,26 @@
 //! What tests of traces are made in and of.
 
-use std::fs;
-use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::path::Path;
 
 use specrouter_routing::profile::{ModelKind, ModelSpec, Precision};
 
 use crate::manifest::Member;
 
 /// A folder that goes away with the test.
-pub(crate) struct Folder(pub PathBuf);
+pub(crate) struct Folder(tempfile::TempDir);
 
 impl Folder {
     pub fn new() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let path = std::env::temp_dir().join(format!("specrouter-traces-{}-{n}", std::process::id()));
-        fs::create_dir_all(&path).unwrap();
-        Self(path)
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
     }
 
     /// An error's text with the folder's own name taken out.
     pub fn text(&self, error: &impl std::fmt::Display) -> String {
-        error.to_string().replace(&self.0.display().to_string(), "DIR")
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
+        error.to_string().replace(&self.path().display().to_string(), "DIR")
     }
 }
 

@@ -302,14 +302,14 @@ proptest! {
         rows in proptest::collection::vec(any_row(), 0..60), row_group in 1usize..12, cut in 0usize..60,
     ) {
         let folder = Folder::new();
-        let mut writer = TraceWriter::create(&folder.0, Tables::Full, run()).unwrap();
+        let mut writer = TraceWriter::create(folder.path(), Tables::Full, run()).unwrap();
         writer.row_group = row_group;
         let cut = cut.min(rows.len());
         put(&mut writer, &rows[..cut]);
         writer.checkpoint().unwrap();
         put(&mut writer, &rows[cut..]);
         let manifest = writer.finish().unwrap();
-        let trace = Trace::open(&folder.0).unwrap();
+        let trace = Trace::open(folder.path()).unwrap();
         prop_assert_eq!(trace.manifest(), &manifest);
         prop_assert!(manifest.complete);
         prop_assert_eq!(rows_of(&trace), by_table(&rows));
@@ -321,11 +321,11 @@ proptest! {
     fn the_same_rows_make_the_same_bytes(rows in proptest::collection::vec(any_row(), 0..40)) {
         let bytes = || {
             let folder = Folder::new();
-            let mut writer = TraceWriter::create(&folder.0, Tables::Full, run()).unwrap();
+            let mut writer = TraceWriter::create(folder.path(), Tables::Full, run()).unwrap();
             put(&mut writer, &rows);
             writer.finish().unwrap();
-            let read = |table: Table| fs::read(folder.0.join(table.file_name(0))).unwrap();
-            (Table::ALL.map(read), fs::read(folder.0.join(MANIFEST_FILE)).unwrap())
+            let read = |table: Table| fs::read(folder.path().join(table.file_name(0))).unwrap();
+            (Table::ALL.map(read), fs::read(folder.path().join(MANIFEST_FILE)).unwrap())
         };
         prop_assert_eq!(bytes(), bytes());
     }
@@ -333,23 +333,23 @@ proptest! {
     #[test]
     fn a_damaged_table_is_an_error_and_never_a_panic(at in any::<prop::sample::Index>(), flip in 1u8..=255, shorter in any::<bool>()) {
         let folder = Folder::new();
-        let mut writer = TraceWriter::create(&folder.0, Tables::Requests, run()).unwrap();
+        let mut writer = TraceWriter::create(folder.path(), Tables::Requests, run()).unwrap();
         (0..50).for_each(|id| writer.request(&request(id)));
         writer.finish().unwrap();
-        let path = folder.0.join("requests.parquet");
+        let path = folder.path().join("requests.parquet");
         let mut bytes = fs::read(&path).unwrap();
         let at = at.index(bytes.len());
         if shorter { bytes.truncate(at) } else { bytes[at] ^= flip }
         fs::write(&path, bytes).unwrap();
-        let error = Trace::open(&folder.0).unwrap().requests().unwrap_err();
+        let error = Trace::open(folder.path()).unwrap().requests().unwrap_err();
         prop_assert!(matches!(error, TraceError::Damaged { .. }), "{}", error);
     }
 
     #[test]
     fn no_manifest_text_panics(text in "\\PC{0,200}") {
         let folder = Folder::new();
-        fs::write(folder.0.join(MANIFEST_FILE), text).unwrap();
-        prop_assert!(Trace::open(&folder.0).is_err());
+        fs::write(folder.path().join(MANIFEST_FILE), text).unwrap();
+        prop_assert!(Trace::open(folder.path()).is_err());
     }
 }
 
@@ -365,7 +365,7 @@ fn a_level_keeps_its_tables_and_no_others() {
         ),
     ] {
         let folder = Folder::new();
-        let mut writer = TraceWriter::create(&folder.0, level, run()).unwrap();
+        let mut writer = TraceWriter::create(folder.path(), level, run()).unwrap();
         assert_eq!(writer.wants().passes, wants);
         writer.request(&request(0));
         let manifest = writer.finish().unwrap();
@@ -377,7 +377,7 @@ fn a_level_keeps_its_tables_and_no_others() {
 #[test]
 fn rows_go_to_disk_in_groups_and_do_not_pile_up() {
     let folder = Folder::new();
-    let mut writer = TraceWriter::create(&folder.0, Tables::Requests, run()).unwrap();
+    let mut writer = TraceWriter::create(folder.path(), Tables::Requests, run()).unwrap();
     writer.row_group = 10;
     for id in 0..95 {
         writer.request(&request(id));
@@ -389,7 +389,7 @@ fn rows_go_to_disk_in_groups_and_do_not_pile_up() {
 #[test]
 fn a_killed_run_leaves_finished_parts_and_says_that_it_is_not_complete() {
     let folder = Folder::new();
-    let mut writer = TraceWriter::create(&folder.0, Tables::Requests, run()).unwrap();
+    let mut writer = TraceWriter::create(folder.path(), Tables::Requests, run()).unwrap();
     writer.row_group = 1;
     writer.request(&request(0));
     writer.checkpoint().unwrap();
@@ -401,24 +401,24 @@ fn a_killed_run_leaves_finished_parts_and_says_that_it_is_not_complete() {
         names.sort();
         names
     };
-    assert_eq!(names(&folder.0), ["manifest.json", "requests.1.parquet.part", "requests.parquet"]);
-    let trace = Trace::open(&folder.0).unwrap();
+    assert_eq!(names(folder.path()), ["manifest.json", "requests.1.parquet.part", "requests.parquet"]);
+    let trace = Trace::open(folder.path()).unwrap();
     assert!(!trace.manifest().complete);
     assert_eq!(trace.requests().unwrap(), [request(0)]);
 
     // The next run in that folder starts clean, and touches no file that is not a trace's.
-    fs::write(folder.0.join("requests.mine.parquet"), "mine").unwrap();
-    TraceWriter::create(&folder.0, Tables::Summary, run()).unwrap().finish().unwrap();
-    assert_eq!(names(&folder.0), ["manifest.json", "requests.mine.parquet"]);
+    fs::write(folder.path().join("requests.mine.parquet"), "mine").unwrap();
+    TraceWriter::create(folder.path(), Tables::Summary, run()).unwrap().finish().unwrap();
+    assert_eq!(names(folder.path()), ["manifest.json", "requests.mine.parquet"]);
 }
 
 #[test]
 fn a_run_killed_before_any_part_has_no_table() {
     let folder = Folder::new();
-    let mut writer = TraceWriter::create(&folder.0, Tables::Full, run()).unwrap();
+    let mut writer = TraceWriter::create(folder.path(), Tables::Full, run()).unwrap();
     writer.request(&request(0));
     drop(writer);
-    let trace = Trace::open(&folder.0).unwrap();
+    let trace = Trace::open(folder.path()).unwrap();
     let error = trace.requests().unwrap_err();
     insta::assert_snapshot!(folder.text(&error), @"trace DIR has no table requests; it has none");
 }
@@ -426,19 +426,19 @@ fn a_run_killed_before_any_part_has_no_table() {
 #[test]
 fn a_disk_that_fails_is_named() {
     let folder = Folder::new();
-    let file = folder.0.join("file");
+    let file = folder.path().join("file");
     fs::write(&file, "").unwrap();
     let error = TraceWriter::create(&file.join("trace"), Tables::Full, run()).err().unwrap();
     insta::assert_snapshot!(folder.text(&error), @"cannot create folder DIR/file/trace: Not a directory (os error 20)");
 
     // A folder in the way of a table: the first row group fails, later rows are dropped, `finish` tells.
-    let mut writer = TraceWriter::create(&folder.0.join("sub"), Tables::Requests, run()).unwrap();
-    fs::create_dir(folder.0.join("sub/requests.parquet.part")).unwrap();
+    let mut writer = TraceWriter::create(&folder.path().join("sub"), Tables::Requests, run()).unwrap();
+    fs::create_dir(folder.path().join("sub/requests.parquet.part")).unwrap();
     writer.row_group = 1;
     (0..3).for_each(|id| writer.request(&request(id)));
     assert!(writer.failed().is_some());
     insta::assert_snapshot!(folder.text(&writer.finish().unwrap_err()), @"cannot create DIR/sub/requests.parquet.part: Is a directory (os error 21)");
-    assert!(!Trace::open(&folder.0.join("sub")).unwrap().manifest().complete);
+    assert!(!Trace::open(&folder.path().join("sub")).unwrap().manifest().complete);
 }
 
 #[cfg(target_os = "linux")]
@@ -448,19 +448,19 @@ fn a_full_disk_is_an_error_of_the_table() {
         return;
     }
     let folder = Folder::new();
-    let mut writer = TraceWriter::create(&folder.0, Tables::Requests, run()).unwrap();
-    std::os::unix::fs::symlink("/dev/full", folder.0.join("requests.parquet.part")).unwrap();
+    let mut writer = TraceWriter::create(folder.path(), Tables::Requests, run()).unwrap();
+    std::os::unix::fs::symlink("/dev/full", folder.path().join("requests.parquet.part")).unwrap();
     writer.request(&request(0));
     let error = folder.text(&writer.finish().unwrap_err());
     assert!(error.starts_with("cannot write table DIR/requests.parquet.part: "), "{error}");
     assert!(error.contains("No space left on device"), "{error}");
-    assert!(!folder.0.join("requests.parquet").exists());
+    assert!(!folder.path().join("requests.parquet").exists());
 }
 
 #[test]
 fn a_class_that_the_run_does_not_have_is_refused() {
     let folder = Folder::new();
-    let mut writer = TraceWriter::create(&folder.0, Tables::Requests, run()).unwrap();
+    let mut writer = TraceWriter::create(folder.path(), Tables::Requests, run()).unwrap();
     writer.request(&RequestRecord { class: ClassId(2), ..request(5) });
     insta::assert_snapshot!(writer.finish().unwrap_err(), @"request 5: class must be below 2, the classes of the run, got 2");
 }
@@ -468,12 +468,12 @@ fn a_class_that_the_run_does_not_have_is_refused() {
 #[test]
 fn what_is_no_trace_is_named() {
     let folder = Folder::new();
-    let path = folder.0.join(MANIFEST_FILE);
+    let path = folder.path().join(MANIFEST_FILE);
     let open = |text: Option<&str>| {
         if let Some(text) = text {
             fs::write(&path, text).unwrap();
         }
-        folder.text(&Trace::open(&folder.0).unwrap_err())
+        folder.text(&Trace::open(folder.path()).unwrap_err())
     };
     insta::assert_snapshot!(open(None), @"cannot open DIR/manifest.json: No such file or directory (os error 2)");
     insta::assert_snapshot!(open(Some("{\"schema_version\": ")), @"DIR/manifest.json is not a trace manifest: EOF while parsing a value at line 1 column 19");
@@ -495,21 +495,21 @@ fn what_is_no_trace_is_named() {
 #[test]
 fn a_table_that_is_gone_or_of_another_trace_is_named() {
     let folder = Folder::new();
-    let mut writer = TraceWriter::create(&folder.0, Tables::Full, run()).unwrap();
+    let mut writer = TraceWriter::create(folder.path(), Tables::Full, run()).unwrap();
     writer.request(&request(0));
     let mut manifest = writer.finish().unwrap();
-    let open = || Trace::open(&folder.0).unwrap();
+    let open = || Trace::open(folder.path()).unwrap();
 
     // The file of another table, with the manifest changed to fit it: columns are checked by name.
     let (mut requests, passes) =
         (manifest.tables["requests"][0].clone(), manifest.tables["passes"][0].clone());
-    fs::copy(folder.0.join("passes.parquet"), folder.0.join("requests.parquet")).unwrap();
+    fs::copy(folder.path().join("passes.parquet"), folder.path().join("requests.parquet")).unwrap();
     (requests.rows, requests.bytes, requests.fnv1a) = (passes.rows, passes.bytes, passes.fnv1a);
     manifest.tables.insert("requests".to_owned(), vec![requests]);
-    manifest.write(&folder.0).unwrap();
+    manifest.write(folder.path()).unwrap();
     insta::assert_snapshot!(folder.text(&open().requests().unwrap_err()), @"table DIR/requests.parquet: column id must be u64, got none");
 
-    fs::remove_file(folder.0.join("requests.parquet")).unwrap();
+    fs::remove_file(folder.path().join("requests.parquet")).unwrap();
     insta::assert_snapshot!(folder.text(&open().requests().unwrap_err()), @"cannot open DIR/requests.parquet: No such file or directory (os error 2)");
 }
 
@@ -522,7 +522,7 @@ fn a_killed_scoring_goes_on_where_it_was_made_safe() {
         ..TokenRecord::default()
     };
     let folder = Folder::new();
-    let mut writer = TraceWriter::create(&folder.0, Tables::Full, run()).unwrap();
+    let mut writer = TraceWriter::create(folder.path(), Tables::Full, run()).unwrap();
     writer.row_group = 1;
     writer.request(&request(0));
     writer.end_run().unwrap();
@@ -530,22 +530,22 @@ fn a_killed_scoring_goes_on_where_it_was_made_safe() {
     writer.checkpoint().unwrap();
     writer.token(&token(1, 0));
     drop(writer); // Killed: the second part of the tokens is open.
-    let manifest = Manifest::read(&folder.0).unwrap();
+    let manifest = Manifest::read(folder.path()).unwrap();
     assert!(manifest.ended && !manifest.complete);
 
-    let mut writer = TraceWriter::resume(&folder.0).unwrap();
-    assert!(!folder.0.join("tokens.1.parquet.part").exists());
+    let mut writer = TraceWriter::resume(folder.path()).unwrap();
+    assert!(!folder.path().join("tokens.1.parquet.part").exists());
     writer.token(&token(1, 0));
     writer.request(&request(7)); // No part of what is resumed.
     let manifest = writer.finish().unwrap();
     assert!(manifest.complete);
-    let trace = Trace::open(&folder.0).unwrap();
+    let trace = Trace::open(folder.path()).unwrap();
     assert_eq!(trace.tokens().unwrap(), [token(0, 0), token(1, 0)]);
     assert_eq!(trace.requests().unwrap(), [request(0)]);
 
     // Of a run that was killed itself, what there is can be scored; it does not become whole.
-    let mut writer = TraceWriter::create(&folder.0, Tables::Full, run()).unwrap();
+    let mut writer = TraceWriter::create(folder.path(), Tables::Full, run()).unwrap();
     writer.checkpoint().unwrap();
     drop(writer);
-    assert!(!TraceWriter::resume(&folder.0).unwrap().finish().unwrap().complete);
+    assert!(!TraceWriter::resume(folder.path()).unwrap().finish().unwrap().complete);
 }
