@@ -14,9 +14,10 @@ use specrouter_routing::chain::ChainPlan;
 use specrouter_routing::dispatch::DispatcherConfig;
 use specrouter_routing::ids::{ClassId, ModelId, ReplicaId, RequestId};
 use specrouter_routing::luck::{Luck, Stream};
+use specrouter_routing::policies::{PolicyConfig, PolicyPool, StaticConfig};
+use specrouter_routing::policy::Policy;
 use specrouter_routing::policy::price::{AlphaMatrix, Batch, Candidates, Pricing};
 use specrouter_routing::policy::search::{Limits as SearchLimits, Search};
-use specrouter_routing::policy::{Policy, PolicyConfig, PolicyPool, StaticConfig};
 use specrouter_routing::profile::{Corrected, DataSheet, ModelSpec, PassCosts, PassShape};
 use specrouter_routing::record::{Decoding, Opinion, RequestRecord, Sink, TokenRecord, pairs, triples};
 use specrouter_routing::replica::{Limits, Replica};
@@ -120,7 +121,12 @@ fn request(id: u64, arrival: Time, output_tokens: u32) -> Request {
 
 fn built(policy: &PolicyConfig) -> Box<dyn Policy> {
     let names: Vec<String> = models().into_iter().map(|model| model.name).collect();
-    let view = PolicyPool { names: &names, candidates: Candidates::all(3), max_block: 32 };
+    let view = PolicyPool {
+        names: &names,
+        candidates: Candidates::all(3),
+        max_block: 32,
+        draws: Luck::new(1).stream(Stream::Policy),
+    };
     policy.build(&view).unwrap()
 }
 

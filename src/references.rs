@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use specrouter_reports::{BoundReport, Metric};
 use specrouter_routing::ids::{ModelId, RequestId};
 use specrouter_routing::luck::Luck;
-use specrouter_routing::policy::{PolicyConfig, StaticConfig};
+use specrouter_routing::policies::{PolicyConfig, StaticConfig};
 use specrouter_routing::profile::ModelKind;
 use specrouter_routing::record::{RequestRecord, Sink, Status};
 use specrouter_routing::request::Request;

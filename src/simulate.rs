@@ -43,10 +43,11 @@ pub fn simulate<S: Sink>(
     sink: &mut S,
     watch: &mut dyn FnMut(Progress) -> bool,
 ) -> anyhow::Result<Run> {
-    let policy = || -> anyhow::Result<Box<dyn Policy>> {
+    let policy = |replica: ReplicaId| -> anyhow::Result<Box<dyn Policy>> {
+        let draws = Luck::new(seed).stream(Stream::Policy).part(u64::from(replica.0));
         Ok(match &arm.decides {
             Decides::Policy(config) => {
-                build(config, &scenario.pool, &arm.members, scenario.limits.max_block)?
+                build(config, &scenario.pool, &arm.members, scenario.limits.max_block, draws)?
             }
             Decides::Clairvoyant => Box::new(references::clairvoyant(scenario, workload, seed)),
         })
@@ -61,7 +62,7 @@ pub fn simulate<S: Sink>(
 pub fn simulate_policy<S: Sink>(
     scenario: &Scenario,
     members: &[usize],
-    policy: &dyn Fn() -> anyhow::Result<Box<dyn Policy>>,
+    policy: &dyn Fn(ReplicaId) -> anyhow::Result<Box<dyn Policy>>,
     workload: &Workload,
     seed: u64,
     sink: &mut S,
@@ -77,7 +78,7 @@ pub fn simulate_policy<S: Sink>(
     let kv = vec![scenario.kv_tokens; members.len()];
     let servers = (0..raw.replicas).map(|id| {
         let id = ReplicaId(id);
-        let policy = policy()?;
+        let policy = policy(id)?;
         let believed = Corrected::new(Arc::clone(&belief));
         let replica =
             Replica::new(id, scenario.limits.clone(), &kv, raw.limits.block_size, policy, believed)?;
@@ -116,7 +117,7 @@ pub fn capacity(scenario: &Scenario, watch: &mut dyn FnMut(Progress) -> bool) ->
     let mut single = scenario.clone();
     single.raw.replicas = 1;
     let members = (0..scenario.pool.len()).collect();
-    let decides = Decides::Policy(specrouter_routing::policy::PolicyConfig::TargetOnly);
+    let decides = Decides::Policy(specrouter_routing::policies::PolicyConfig::TargetOnly);
     let arm = Arm { name: "target_only".into(), decides, members, other_output: false, label: "" };
     let mut ends = Ends::default();
     simulate(&single, &arm, &workload, scenario.raw.seed, &mut ends, watch)?;

@@ -366,6 +366,28 @@ fn the_search_sees_code_and_neither_comments_nor_tests() {
     assert!(!has_word("eprintln!()", "println!") && has_word("{println!()", "println!"));
 }
 
+/// The policies that ship get what a user's policy gets: the contract, the words, the arithmetic.
+#[test]
+fn policies_stand_on_the_public_contract_alone() {
+    const ALLOWED: &[&str] =
+        &["chain", "estimate", "ids", "luck", "policies", "policy", "profile", "record", "slo", "units"];
+    let mut found = 0;
+    for path in sources(&root().join("routing/src/policies")) {
+        for (number, line) in shipped(&path) {
+            for after in line.split("crate::").skip(1) {
+                let module = after.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or("");
+                found += 1;
+                assert!(
+                    ALLOWED.contains(&module),
+                    "{}:{number}: a policy imports crate::{module}, which a user's policy cannot see",
+                    path.display()
+                );
+            }
+        }
+    }
+    assert!(found > 20, "the search found {found} imports");
+}
+
 #[test]
 fn no_source_outgrows_its_reader() {
     const MOST_LINES: usize = 600;

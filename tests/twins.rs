@@ -23,8 +23,9 @@ use specrouter_routing::chain::{ChainPlan, StopRule};
 use specrouter_routing::dispatch::DispatcherConfig;
 use specrouter_routing::ids::{ClassId, ModelId, ReplicaId, RequestId, Slot};
 use specrouter_routing::luck::{Luck, Stream};
+use specrouter_routing::policies::{PolicyConfig, PolicyPool};
+use specrouter_routing::policy::Policy;
 use specrouter_routing::policy::price::Candidates;
-use specrouter_routing::policy::{Policy, PolicyConfig, PolicyPool};
 use specrouter_routing::profile::{Corrected, PassCosts, PassShape};
 use specrouter_routing::record::{
     DecisionRecord, PassRecord, RequestRecord, RoundRecord, Sink, VerificationRecord, Wants,
@@ -380,7 +381,12 @@ pub(crate) fn plan(models: &[u8], windows: &[u32]) -> ChainPlan {
 /// A policy of the product by its configuration.
 pub(crate) fn product(config: &str) -> Box<dyn Policy> {
     let names: Vec<String> = (0..3).map(|m| format!("m{m}")).collect();
-    let pool = PolicyPool { names: &names, candidates: Candidates::all(3), max_block: 16 };
+    let pool = PolicyPool {
+        names: &names,
+        candidates: Candidates::all(3),
+        max_block: 16,
+        draws: Luck::new(1).stream(Stream::Policy),
+    };
     serde_json::from_str::<PolicyConfig>(config).unwrap().build(&pool).unwrap()
 }
 

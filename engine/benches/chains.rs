@@ -34,10 +34,10 @@ use specrouter_engine::stopwatch::Stopwatch;
 use specrouter_engine::tokenizer::Tokenizer;
 use specrouter_engine::verify::Verify;
 use specrouter_routing::ids::{ClassId, ModelId, ReplicaId, RequestId, Slot};
-use specrouter_routing::luck::Luck;
+use specrouter_routing::luck::{Luck, Stream};
+use specrouter_routing::policies::{PolicyConfig, PolicyPool, SpecRouterConfig, StaticConfig};
 use specrouter_routing::policy::price::{AlphaMatrix, Batch, Candidates, Pricing};
 use specrouter_routing::policy::search::{Limits as SearchLimits, Search};
-use specrouter_routing::policy::{PolicyConfig, PolicyPool, SpecRouterConfig, StaticConfig};
 use specrouter_routing::profile::{Corrected, ModelSpec, PassCosts, PassShape, Table};
 use specrouter_routing::record::{PassRecord, RequestRecord, RoundRecord, Sink, Wants, pairs};
 use specrouter_routing::replica::{Limits, Replica};
@@ -202,8 +202,12 @@ impl Watcher for Texts {
 
 impl Arm {
     fn new(world: &World, policy: &PolicyConfig, batch: u32) -> Self {
-        let pool =
-            PolicyPool { names: &world.names, candidates: Candidates::of_pool(&world.specs), max_block: 32 };
+        let pool = PolicyPool {
+            names: &world.names,
+            candidates: Candidates::of_pool(&world.specs),
+            max_block: 32,
+            draws: Luck::new(1).stream(Stream::Policy),
+        };
         let limits = Limits {
             max_running: batch,
             token_budget: 512,

@@ -15,6 +15,7 @@ pub mod estimate;
 pub mod ids;
 pub mod kv;
 pub mod luck;
+pub mod policies;
 pub mod policy;
 pub mod profile;
 pub mod record;

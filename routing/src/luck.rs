@@ -61,6 +61,11 @@ impl Luck {
 }
 
 impl Draws {
+    /// The `index`-th of many streams within this one.
+    pub fn part(self, index: u64) -> Self {
+        Self { key: philox2x64::<10>([index, 0x9a27], self.key)[1] }
+    }
+
     /// 64 random bits for the key `(a, b)`.
     #[inline]
     pub fn bits(&self, a: u64, b: u64) -> u64 {

@@ -167,6 +167,7 @@ macro_rules! ranged {
         #[schemars(with = "f64", description = $schema)]
         pub struct $name(f64);
 
+        #[allow(clippy::manual_range_contains, reason = "`contains` is not const")]
         impl $name {
             /// Accepts finite values of the range; NaN is in no range.
             ///
@@ -174,6 +175,16 @@ macro_rules! ranged {
             /// [`OutOfRange`], naming the range and what came.
             pub fn new($v: f64) -> Result<Self, OutOfRange> {
                 if $ok { Ok(Self($v)) } else { Err(OutOfRange { what: $what, expected: $expected, value: $v }) }
+            }
+
+            /// A number of this range that stands in the code.
+            ///
+            /// # Panics
+            /// For a number out of range, which no caller's is.
+            #[allow(dead_code, reason = "not every range has a default")]
+            pub(crate) const fn constant($v: f64) -> Self {
+                assert!($ok);
+                Self($v)
             }
 
             /// The bare number.
@@ -199,7 +210,7 @@ macro_rules! ranged {
 
 ranged!(
     /// A probability in `[0, 1]`.
-    Probability, "probability", "between 0 and 1", |v| (0.0..=1.0).contains(&v), "a probability, 0 to 1"
+    Probability, "probability", "between 0 and 1", |v| v >= 0.0 && v <= 1.0, "a probability, 0 to 1"
 );
 ranged!(
     /// A finite number above 0, in the unit its field's name states.

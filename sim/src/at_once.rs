@@ -6,8 +6,8 @@ use specrouter_routing::backend::{Backend, Cohort, Pass, PassOutcome, Row};
 use specrouter_routing::dispatch::DispatcherConfig;
 use specrouter_routing::ids::{ClassId, ModelId, ReplicaId, RequestId, Slot};
 use specrouter_routing::luck::{Luck, Stream};
+use specrouter_routing::policies::{PolicyConfig, PolicyPool};
 use specrouter_routing::policy::price::Candidates;
-use specrouter_routing::policy::{PolicyConfig, PolicyPool};
 use specrouter_routing::profile::{Corrected, Linear, LinearTerms, PassShape};
 use specrouter_routing::record::{PassRecord, RequestRecord, RoundRecord, Sink, Wants};
 use specrouter_routing::replica::{Limits, Replica};
@@ -98,7 +98,12 @@ impl Sink for Log {
 fn run(policy: &PolicyConfig, replicas: u32, gap: u64, one_by_one: bool) -> (Log, u64) {
     let luck = Luck::new(4);
     let names = ["0", "1", "2"].map(String::from);
-    let pool = PolicyPool { names: &names, candidates: Candidates::all(3), max_block: 32 };
+    let pool = PolicyPool {
+        names: &names,
+        candidates: Candidates::all(3),
+        max_block: 32,
+        draws: luck.stream(Stream::Policy),
+    };
     let terms = |pass: f64, token: f64| LinearTerms::new(pass, 0.0, token, 1e-7, 0.0).unwrap();
     let costs = Linear::new(vec![terms(0.02, 1e-4), terms(0.15, 6e-4), terms(1.0, 4e-3)]);
     let limits = Limits {
@@ -140,13 +145,13 @@ fn run(policy: &PolicyConfig, replicas: u32, gap: u64, one_by_one: bool) -> (Log
 
 #[test]
 fn draft_passes_run_at_once_are_the_same_run() {
-    let static_deep = PolicyConfig::Static(specrouter_routing::policy::StaticConfig {
+    let static_deep = PolicyConfig::Static(specrouter_routing::policies::StaticConfig {
         chain: ["0", "1", "2"].map(String::from).to_vec(),
         windows: vec![5, 4],
         stop: None,
     });
     // Long fills that arrivals cut, with ends in them.
-    let static_long = PolicyConfig::Static(specrouter_routing::policy::StaticConfig {
+    let static_long = PolicyConfig::Static(specrouter_routing::policies::StaticConfig {
         chain: ["1", "2"].map(String::from).to_vec(),
         windows: vec![16],
         stop: None,
@@ -185,7 +190,12 @@ fn invariant_2_the_clock_never_goes_back_and_equal_times_keep_their_order() {
     }
     let luck = Luck::new(2);
     let names = ["0", "1", "2"].map(String::from);
-    let pool = PolicyPool { names: &names, candidates: Candidates::all(3), max_block: 32 };
+    let pool = PolicyPool {
+        names: &names,
+        candidates: Candidates::all(3),
+        max_block: 32,
+        draws: luck.stream(Stream::Policy),
+    };
     let costs = Linear::constant(&[0.5, 0.5, 0.5]).unwrap(); // Every pass alike: ends meet all the time.
     let limits = Limits {
         max_running: 8,

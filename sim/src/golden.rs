@@ -6,8 +6,9 @@ use specrouter_routing::chain::{ChainPlan, StopRule};
 use specrouter_routing::dispatch::DispatcherConfig;
 use specrouter_routing::ids::{ClassId, ModelId, ReplicaId, RequestId};
 use specrouter_routing::luck::{Luck, Stream};
+use specrouter_routing::policies::StaticChain;
+use specrouter_routing::policy::Policy;
 use specrouter_routing::policy::price::{AlphaMatrix, Batch, Pricing, price};
-use specrouter_routing::policy::{Policy, StaticChain};
 use specrouter_routing::profile::{Corrected, Linear, ModelKind, ModelSpec, PassCosts, PassShape};
 use specrouter_routing::record::{RequestRecord, RoundRecord, Sink, Wants};
 use specrouter_routing::replica::{Limits, Replica};
@@ -26,7 +27,7 @@ use crate::simulator::Simulator;
 const TIMES: [f64; 3] = [0.02, 0.15, 1.0];
 const ALPHAS: [(u8, u8, f64); 3] = [(0, 1, 0.75), (1, 2, 0.85), (0, 2, 0.6375)];
 
-fn spec(name: &str) -> ModelSpec {
+pub(crate) fn spec(name: &str) -> ModelSpec {
     ModelSpec {
         name: name.into(),
         source: "test".into(),

@@ -20,5 +20,7 @@ pub mod drive;
 #[cfg(test)]
 mod golden;
 #[cfg(test)]
+mod library;
+#[cfg(test)]
 mod oracle;
 pub mod simulator;

@@ -6,8 +6,8 @@ use specrouter_routing::chain::ChainPlan;
 use specrouter_routing::dispatch::DispatcherConfig;
 use specrouter_routing::ids::{ClassId, ReplicaId, RequestId};
 use specrouter_routing::luck::{Luck, Stream};
+use specrouter_routing::policies::{PolicyConfig, PolicyPool, catalog};
 use specrouter_routing::policy::price::Candidates;
-use specrouter_routing::policy::{PolicyConfig, PolicyPool};
 use specrouter_routing::profile::{Corrected, Linear, LinearTerms};
 use specrouter_routing::record::{DecisionRecord, RequestRecord, RoundRecord, Sink, Wants};
 use specrouter_routing::replica::{Limits, Replica};
@@ -48,8 +48,13 @@ impl Sink for Log {
 
 fn run(policy: &PolicyConfig, output: u32, requests: u64) -> Log {
     let luck = Luck::new(21);
-    let names = ["0", "1", "2"].map(String::from);
-    let pool = PolicyPool { names: &names, candidates: Candidates::all(3), max_block: 32 };
+    let names = ["small", "medium", "large"].map(String::from);
+    let pool = PolicyPool {
+        names: &names,
+        candidates: Candidates::all(3),
+        max_block: 32,
+        draws: luck.stream(Stream::Policy),
+    };
     let terms = |pass: f64, token: f64| LinearTerms::new(pass, 0.0, token, 0.0, 0.0).unwrap();
     let costs = Linear::new(vec![terms(0.02, 1e-4), terms(0.15, 6e-4), terms(1.0, 4e-3)]);
     let limits = Limits {
@@ -95,25 +100,16 @@ fn run(policy: &PolicyConfig, output: u32, requests: u64) -> Log {
 
 #[test]
 fn invariant_4_plans_do_not_depend_on_the_future() {
-    let by_name = |name| PolicyConfig::by_name(name).unwrap();
-    let mut per_request = by_name("specrouter");
-    if let PolicyConfig::Specrouter(config) = &mut per_request {
-        config.scope = specrouter_routing::policy::Scope::PerRequest;
-    }
-    let goodput = PolicyConfig::Goodput(specrouter_routing::policy::GoodputConfig {
-        draft: "0".into(),
-        max_window: 8,
-        initial_acceptance: specrouter_routing::units::Probability::new(0.7).unwrap(),
-        weight: specrouter_routing::units::Probability::new(0.15).unwrap(),
-    });
-    for policy in [by_name("specrouter"), per_request, goodput] {
+    for entry in catalog() {
+        let policy: PolicyConfig = serde_json::from_str(entry.example).unwrap();
         // The second world's texts are longer and more requests come later.
         let (one, other) = (run(&policy, SHORT, 20), run(&policy, 3 * SHORT, 26));
         let until = one.near_end.unwrap();
         let before = |log: &Log| log.decisions.iter().filter(|d| d.0 < until).copied().collect::<Vec<_>>();
         let (a, b) = (before(&one), before(&other));
         assert!(a.len() > 200, "{}: {} decisions to compare", policy.name(), a.len());
-        assert!(a.iter().any(|d| d.2.depth() > 1), "{} speculates", policy.name());
+        let speculates = a.iter().any(|d| d.2.depth() > 1);
+        assert_eq!(speculates, !["target_only", "fixed_model"].contains(&entry.name), "{}", entry.name);
         let first = a.iter().zip(&b).find(|(x, y)| x != y);
         assert!(
             first.is_none() && a.len() == b.len(),

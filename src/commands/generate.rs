@@ -18,9 +18,10 @@ use specrouter_engine::stopwatch::Stopwatch;
 use specrouter_engine::tokenizer::{TextStream, Tokenizer, same_vocabulary};
 use specrouter_engine::verify::Verify;
 use specrouter_routing::ids::{ClassId, ModelId, ReplicaId, RequestId};
-use specrouter_routing::luck::Luck;
+use specrouter_routing::luck::{Luck, Stream};
+use specrouter_routing::policies::{PolicyConfig, PolicyPool};
+use specrouter_routing::policy::Policy;
 use specrouter_routing::policy::price::Candidates;
-use specrouter_routing::policy::{Policy, PolicyConfig, PolicyPool};
 use specrouter_routing::profile::{Corrected, ModelSpec, Table, TableRow};
 use specrouter_routing::record::{RequestRecord, RoundRecord, Sink, Wants};
 use specrouter_routing::replica::{Limits, Replica};
@@ -48,7 +49,8 @@ pub fn run(args: &GenerateArgs) -> Result<(), Failure> {
     let opened = open(args, &settings).map_err(Failure::BadInput)?;
     let Opened { mut models, specs, tokenizer, stop } = opened;
     let names: Vec<String> = specs.iter().map(|spec| spec.name.clone()).collect();
-    let policy = policy(&args.policy, &specs, &names).map_err(Failure::BadInput)?;
+    let luck = Luck::new(args.seed);
+    let policy = policy(&args.policy, &specs, &names, luck).map_err(Failure::BadInput)?;
     let tokens = tokenizer.encode_user(&args.prompt).map_err(Failure::input)?;
     let context = specs.iter().map(|spec| spec.context).min().unwrap_or_default();
     let prompt_tokens = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
@@ -85,7 +87,7 @@ pub fn run(args: &GenerateArgs) -> Result<(), Failure> {
         counts: vec![0; specs.len()],
     };
     print_now(&args.prompt)?;
-    let (luck, watch) = (Luck::new(args.seed), Stopwatch::start());
+    let watch = Stopwatch::start();
     let mut backend =
         EngineBackend::with(models, Verify::Speculative, luck, watch, Keyed::new(luck), painter)
             .map_err(anyhow::Error::new)?;
@@ -155,10 +157,11 @@ fn name_of(folder: &Path) -> String {
 }
 
 /// The policy of `--policy`: a name or a line of YAML.
-fn policy(text: &str, specs: &[ModelSpec], names: &[String]) -> anyhow::Result<Box<dyn Policy>> {
+fn policy(text: &str, specs: &[ModelSpec], names: &[String], luck: Luck) -> anyhow::Result<Box<dyn Policy>> {
     let document = Document::parse("--policy", text.as_bytes())?;
     let config: PolicyConfig = document.read()?;
-    let pool = PolicyPool { names, candidates: Candidates::of_pool(specs), max_block: MAX_BLOCK };
+    let draws = luck.stream(Stream::Policy);
+    let pool = PolicyPool { names, candidates: Candidates::of_pool(specs), max_block: MAX_BLOCK, draws };
     Ok(config.build(&pool)?)
 }
 

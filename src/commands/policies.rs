@@ -1,7 +1,7 @@
 //! `specrouter policies`.
 
 use serde_json::json;
-use specrouter_routing::policy::catalog;
+use specrouter_routing::policies::catalog;
 
 use crate::args::{Format, ListArgs};
 use crate::failure::Failure;
@@ -15,7 +15,7 @@ pub fn run(args: &ListArgs) -> Result<(), Failure> {
         let parameter = |&(name, default, meaning): &(&str, &str, &str)| json!({ "name": name, "default": default, "meaning": meaning });
         let all = catalog().iter().map(|policy| {
             let parameters: Vec<_> = policy.parameters.iter().map(parameter).collect();
-            json!({ "name": policy.name, "summary": policy.summary, "source": policy.source, "parameters": parameters })
+            json!({ "name": policy.name, "summary": policy.summary, "source": policy.source, "parameters": parameters, "example": policy.example })
         });
         return super::print_json(&all.collect::<Vec<_>>());
     }
@@ -27,7 +27,7 @@ pub fn run(args: &ListArgs) -> Result<(), Failure> {
         for (name, default, meaning) in policy.parameters {
             text += &format!("    {name:<width$}  {meaning} [{default}]\n");
         }
-        text.push('\n');
+        text += &format!("    - {}\n\n", policy.example);
     }
     super::print(text.trim_end_matches('\n')).and_then(|()| super::print("\n"))
 }

@@ -5,7 +5,8 @@ use specrouter_reports::{
     fit::FitReport,
     gap::{Gap, GapArm},
 };
-use specrouter_routing::policy::{Logged, Policy};
+use specrouter_routing::policies::Logged;
+use specrouter_routing::policy::Policy;
 use specrouter_routing::record::{RequestRecord, RoundRecord, Sink, Wants};
 
 use super::run::{Told, execute, on_interrupt};
@@ -138,7 +139,7 @@ fn law(scenario: &Scenario, rounds: &[RoundRecord], certain: bool) -> anyhow::Re
     let mut roomy = scenario.clone();
     roomy.kv_tokens = u64::from(roomy.limits.context) * u64::from(roomy.limits.max_running.max(1));
     let target = references::target(scenario);
-    let logged = || Ok(Box::new(Logged::new(target, rounds)) as Box<dyn Policy>);
+    let logged = |_| Ok(Box::new(Logged::new(target, rounds)) as Box<dyn Policy>);
     let members: Vec<usize> = (0..scenario.pool.len()).collect();
     let mut replayed = Rounds::default();
     let seed = scenario.raw.seed;

@@ -1,8 +1,9 @@
 //! The arms of a scenario: its policies, each with the models it hosts.
 
-use specrouter_routing::chain::ChainError;
+use specrouter_routing::luck::{Draws, Luck, Stream};
+use specrouter_routing::policies::{PolicyConfig, PolicyError, PolicyPool};
+use specrouter_routing::policy::Policy;
 use specrouter_routing::policy::price::Candidates;
-use specrouter_routing::policy::{Policy, PolicyConfig, PolicyError, PolicyPool};
 use specrouter_routing::profile::{ModelKind, ModelSpec};
 
 use super::{MOST_ARMS, ScenarioError};
@@ -32,7 +33,7 @@ pub enum Decides {
     Clairvoyant,
 }
 
-/// The policy of `config` over the pool's models at `members`, for one replica.
+/// The policy of `config` over the pool's models at `members`, for one replica, with luck of its own.
 ///
 /// # Errors
 /// [`PolicyError`]; [`super::resolve`] has met it before.
@@ -41,10 +42,11 @@ pub fn build(
     pool: &[ModelSpec],
     members: &[usize],
     max_block: u32,
+    draws: Draws,
 ) -> Result<Box<dyn Policy>, PolicyError> {
     let members: Vec<ModelSpec> = members.iter().map(|&index| pool[index].clone()).collect();
     let names: Vec<String> = members.iter().map(|model| model.name.clone()).collect();
-    config.build(&PolicyPool { names: &names, candidates: Candidates::of_pool(&members), max_block })
+    config.build(&PolicyPool { names: &names, candidates: Candidates::of_pool(&members), max_block, draws })
 }
 
 /// Names every policy and builds it once, so that what is wrong with it is known before the run.
@@ -63,6 +65,7 @@ pub(super) fn resolve(
             .into());
     }
     let mut arms: Vec<Arm> = Vec::new();
+    let draws = Luck::new(0).stream(Stream::Policy); // Any will do: nothing is run.
     for (index, policy) in policies.iter().enumerate() {
         let place = format!("policies[{index}]");
         if let Some(first) = policies[..index].iter().position(|other| other == policy) {
@@ -93,31 +96,13 @@ pub(super) fn resolve(
         let same = policies[..index].iter().filter(|other| other.label() == label).count();
         let name = if same == 0 { label } else { format!("{label} #{}", same + 1) };
         let label = if other_output { "other output" } else { "" };
-        build(policy, pool, &members, max_block).map_err(|e| {
-            let place = format!("{place}.{}.{}", policy.name(), field(policy, &e));
+        build(policy, pool, &members, max_block, draws).map_err(|e| {
+            let place = format!("{place}.{}.{}", policy.name(), e.parameter());
             document.error(&place, with_numbers(&e, pool))
         })?;
         arms.push(Arm { name, decides: Decides::Policy(policy.clone()), members, other_output, label });
     }
     Ok(arms)
-}
-
-/// The parameter that an error is about.
-fn field(policy: &PolicyConfig, error: &PolicyError) -> &'static str {
-    match (policy, error) {
-        (_, PolicyError::Parameter { parameter, .. }) => parameter,
-        (PolicyConfig::FixedModel(_), _) => "model",
-        (PolicyConfig::Goodput(_), _) => "draft",
-        (
-            PolicyConfig::Static(_),
-            PolicyError::Chain { source: ChainError::Windows { .. } | ChainError::Window { .. }, .. },
-        ) => "windows",
-        (
-            PolicyConfig::BatchTable(_),
-            PolicyError::Chain { source: ChainError::Windows { .. } | ChainError::Window { .. }, .. },
-        ) => "table",
-        _ => "chain",
-    }
 }
 
 /// A chain's error speaks of models by number: says which is which.

@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::de::{self, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};
 use specrouter_routing::dispatch::DispatcherConfig;
-use specrouter_routing::policy::PolicyConfig;
+use specrouter_routing::policies::PolicyConfig;
 use specrouter_routing::profile::LinearTerms;
 use specrouter_routing::record::Decoding;
 use specrouter_routing::units::{NonNegative, Positive, Probability};

@@ -84,6 +84,16 @@ impl Plan {
         self.rows.push(planned.into());
     }
 
+    /// The `index`-th of `starting` sequences, whose plans are all set, gets this plan instead.
+    pub fn replace(&mut self, index: usize, starting: usize, planned: impl Into<Planned>) {
+        if let Some(all) = self.all.take() {
+            self.rows.resize(starting, all);
+        }
+        if let Some(row) = self.rows.get_mut(index) {
+            *row = planned.into();
+        }
+    }
+
     /// Asks for a probe.
     pub fn probe(&mut self, probe: Probe) {
         self.probes.push(probe);

@@ -1,6 +1,6 @@
 use specrouter_routing::chain::ChainPlan;
 use specrouter_routing::ids::{ClassId, ModelId, RequestId};
-use specrouter_routing::policy::StaticChain;
+use specrouter_routing::policies::StaticChain;
 use specrouter_routing::profile::Linear;
 use specrouter_routing::replica::Limits;
 use specrouter_routing::request::{Request, Truth};

@@ -14,7 +14,7 @@ use specrouter_engine::stopwatch::Stopwatch;
 use specrouter_reports::{Collector, Facts, Keep, SeedResult, SeedSummary};
 use specrouter_routing::hand_on;
 use specrouter_routing::ids::{ReplicaId, RequestId};
-use specrouter_routing::luck::Luck;
+use specrouter_routing::luck::{Luck, Stream};
 use specrouter_routing::profile::{Corrected, PassCosts};
 use specrouter_routing::record::{RequestRecord, RoundRecord, Sink, TextRecord, Wants};
 use specrouter_routing::replica::Replica;
@@ -101,12 +101,13 @@ pub fn record(
 
     let raw = &recording.raw;
     let Decides::Policy(config) = &arm.decides else { unreachable!("a recording's arms are policies") };
-    let policy = build(config, &recording.pool, &arm.members, recording.limits.max_block)?;
+    let luck = Luck::new(seed);
+    let (max_block, draws) = (recording.limits.max_block, luck.stream(Stream::Policy).part(0));
+    let policy = build(config, &recording.pool, &arm.members, max_block, draws)?;
     let kv = vec![recording.kv_tokens; pool.len()];
     let believed = Corrected::new(Arc::clone(&around.belief));
     let (id, limits) = (ReplicaId(0), recording.limits.clone());
     let mut replica = Replica::new(id, limits, &kv, raw.limits.block_size, policy, believed)?;
-    let luck = Luck::new(seed);
     let watch = Stopwatch::start();
     let mut backend = EngineBackend::new(std::mem::take(models), recording.verify, luck, watch)?;
 

@@ -3,8 +3,9 @@
 use std::sync::{Arc, Mutex};
 
 use specrouter_routing::luck::Draws;
+use specrouter_routing::policies::{PolicyConfig, PolicyPool};
 use specrouter_routing::policy::price::Candidates;
-use specrouter_routing::policy::{Ask, Needs, PassReport, Plan, Policy, PolicyConfig, PolicyPool, Probe};
+use specrouter_routing::policy::{Ask, Needs, PassReport, Plan, Policy, Probe};
 
 use super::*;
 use specrouter_routing::luck::Stream;
@@ -86,7 +87,8 @@ pub struct Remembering {
 
 pub fn remembering(config: &PolicyConfig, max_block: u32) -> (Box<dyn Policy>, State) {
     let names: Vec<String> = (0..3).map(|m| format!("toy-{m}")).collect();
-    let pool = PolicyPool { names: &names, candidates: Candidates::all(3), max_block };
+    let draws = Luck::new(5).stream(Stream::Policy);
+    let pool = PolicyPool { names: &names, candidates: Candidates::all(3), max_block, draws };
     let (inner, told) = (config.build(&pool).unwrap(), State::default());
     (Box::new(Remembering { inner, told: told.clone() }), told)
 }
@@ -114,6 +116,11 @@ impl Policy for Remembering {
             let (seen, models) = (&pair.seen, u32::from(pair.drafter.0) << 8 | u32::from(pair.verifier.0));
             told.extend([models, seen.drafted as u32, seen.accepted as u32, seen.rejections as u32]);
             told.extend([seen.examined as u32, (seen.similarity as f32).to_bits()]);
+        }
+        for row in report.rows {
+            told.extend([u32::from(row.slot.0), u32::from(row.drafter.0) << 8 | u32::from(row.verifier.0)]);
+            told.extend([row.drafted, row.accepted, row.examined, row.committed].map(u32::from));
+            told.push(row.similarity.to_bits());
         }
         self.inner.learn(report);
     }

@@ -6,7 +6,8 @@ pub(crate) mod toys;
 
 use specrouter_routing::chain::ChainPlan;
 use specrouter_routing::ids::ModelId;
-use specrouter_routing::policy::{Policy, StaticChain};
+use specrouter_routing::policies::StaticChain;
+use specrouter_routing::policy::Policy;
 
 use self::toys::{Dice, Seen, Switching, Toy};
 use super::*;
@@ -46,7 +47,7 @@ fn invariant_9_no_policy_beats_the_bound() {
             Box::new(Switching { dice: Dice::new(seed + next * 1_000_003), models: toy.models })
         };
         let runs = [
-            ("target_only", toy.run(|| Box::new(StaticChain::target_only(target)))),
+            ("target_only", toy.run(|| Box::new(StaticChain::new(target)))),
             ("static", toy.run(|| Box::new(StaticChain::new(fixed)))),
             ("switching", toy.run(&mut switching)),
             ("clairvoyant", toy.run(|| clairvoyant(&toy))),

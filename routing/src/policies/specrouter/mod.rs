@@ -9,15 +9,109 @@
 mod beliefs;
 mod traffic;
 
-use super::price::{Batch, Candidates, Priced, Pricing};
-use super::search::{Limits as SearchLimits, Search};
-use super::{Ask, Needs, PassReport, Plan, Planned, Policy, Probe};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::recipe::{Builder, PolicyEntry, PolicyError, Recipe};
 use crate::chain::{ChainPlan, MAX_MODELS};
 use crate::ids::{ModelId, RequestId, Slot};
+use crate::policy::price::{Batch, Candidates, Priced, Pricing};
+use crate::policy::search::{Limits as SearchLimits, Search};
+use crate::policy::{Ask, Needs, PassReport, Plan, Planned, Policy, Probe};
 use crate::profile::{PassCosts, PassShape};
 use crate::record::Prediction;
+use crate::units::{Positive, Probability};
 use beliefs::Beliefs;
 use traffic::Traffic;
+
+/// Who shares a plan.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Scope {
+    /// Every sequence of the batch runs the same chain and windows.
+    #[default]
+    PerBatch,
+    /// Each sequence runs what suits its own acceptance, at the batch's prices.
+    PerRequest,
+}
+
+/// Parameters of `specrouter`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SpecRouterConfig {
+    /// Who shares a plan.
+    pub scope: Scope,
+    /// Half-life of the moving average of similarity, in examined positions.
+    pub half_life: Positive,
+    /// Acceptance believed of a pair that has never been seen.
+    pub initial_acceptance: Probability,
+    /// Rounds between looks at pairs that have gone stale.
+    pub probe_rounds: u32,
+    /// Longest window of a level, in tokens.
+    pub max_window: u32,
+    /// A new plan must be better than the present one by this share.
+    pub hysteresis: Probability,
+    /// The mapping f from similarity to acceptance as points `[similarity, acceptance]`, linear
+    /// between them; none is the identity, which is exact under sampling.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub mapping: Vec<[Probability; 2]>,
+}
+
+impl Default for SpecRouterConfig {
+    fn default() -> Self {
+        Self {
+            scope: Scope::PerBatch,
+            half_life: Positive::constant(64.0),
+            initial_acceptance: Probability::constant(0.7),
+            probe_rounds: 32,
+            max_window: 8,
+            hysteresis: Probability::constant(0.005),
+            mapping: Vec::new(),
+        }
+    }
+}
+
+impl Recipe for SpecRouterConfig {
+    const ENTRY: PolicyEntry = PolicyEntry {
+        name: "specrouter",
+        summary: "chain and windows with the least expected time per token, from pass times and similarities seen",
+        source: "SpecRouter, arXiv 2505.07680",
+        parameters: &[
+            ("scope", "per_batch", "per_batch or per_request"),
+            ("half_life", "64", "half-life of the similarity average, in examined positions"),
+            ("initial_acceptance", "0.7", "acceptance believed of a pair never seen"),
+            ("probe_rounds", "32", "rounds between looks at stale pairs"),
+            ("max_window", "8", "longest window of a level in tokens"),
+            ("hysteresis", "0.005", "share by which a new plan must be better"),
+            ("mapping", "identity", "f: points [similarity, acceptance]"),
+        ],
+        example: r#"{"specrouter": {"scope": "per_request"}}"#,
+    };
+
+    fn label(&self) -> String {
+        match self.scope {
+            Scope::PerBatch => String::new(),
+            Scope::PerRequest => "per_request".to_owned(),
+        }
+    }
+
+    fn build(&self, pool: &Builder<'_>) -> Result<Box<dyn Policy>, PolicyError> {
+        let mapping: Vec<(f64, f64)> = self.mapping.iter().map(|[s, a]| (s.get(), a.get())).collect();
+        if !mapping.is_sorted_by(|a, b| a.0 < b.0 && a.1 <= b.1) {
+            let expected = "points of rising similarity and acceptance";
+            return Err(pool.refuse("mapping", expected, format!("{mapping:?}")));
+        }
+        let parameters = Parameters {
+            per_request: self.scope == Scope::PerRequest,
+            probe_rounds: u64::from(pool.at_least_one("probe_rounds", self.probe_rounds)?),
+            max_window: pool.window("max_window", self.max_window)?,
+            hysteresis: self.hysteresis.get(),
+        };
+        let models = pool.pool.candidates.models();
+        let beliefs = Beliefs::new(models, self.half_life.get(), self.initial_acceptance.get(), mapping);
+        Ok(Box::new(SpecRouter::new(pool.pool.candidates, beliefs, parameters)))
+    }
+}
 
 /// Sequences planned for each search at most: it keeps a decision under 150 ns a row.
 const ROWS_PER_SEARCH: u64 = 256;
@@ -32,29 +126,22 @@ const SHIFT: f64 = 0.1;
 /// Positions' worth of trust in the pair's average against the request's own.
 const SHRINK: f64 = 32.0;
 
-/// Parameters of [`SpecRouter`]; see [`SpecRouterConfig`](super::SpecRouterConfig).
-#[derive(Clone, Debug, PartialEq)]
-pub struct SpecRouterParameters {
+/// What the scheduler needs to know besides its beliefs.
+struct Parameters {
     /// Each sequence by its own acceptance.
-    pub per_request: bool,
-    /// In examined positions.
-    pub half_life: f64,
-    /// Of a pair never seen.
-    pub initial_acceptance: f64,
+    per_request: bool,
     /// Rounds between looks at stale pairs.
-    pub probe_rounds: u64,
+    probe_rounds: u64,
     /// Longest window.
-    pub max_window: u32,
+    max_window: u32,
     /// Share by which a new plan must be better.
-    pub hysteresis: f64,
-    /// f, as points.
-    pub mapping: Vec<(f64, f64)>,
+    hysteresis: f64,
 }
 
 /// The scheduler.
-pub struct SpecRouter {
+struct SpecRouter {
     candidates: Candidates,
-    parameters: SpecRouterParameters,
+    parameters: Parameters,
     search: Search,
     beliefs: Beliefs,
     traffic: Traffic,
@@ -92,15 +179,9 @@ struct Book {
 
 impl SpecRouter {
     /// A scheduler over the chains that `candidates` allow.
-    pub fn new(candidates: Candidates, parameters: SpecRouterParameters) -> Self {
-        let mapping = parameters.mapping.clone();
+    fn new(candidates: Candidates, beliefs: Beliefs, parameters: Parameters) -> Self {
         Self {
-            beliefs: Beliefs::new(
-                candidates.models(),
-                parameters.half_life,
-                parameters.initial_acceptance,
-                mapping,
-            ),
+            beliefs,
             candidates,
             search: Search::new(),
             traffic: Traffic::default(),
@@ -243,12 +324,7 @@ impl SpecRouter {
             Some(&slot) if verifier == self.candidates.target() => plan.probe(Probe { slot, model: drafter }),
             _ => {
                 // Only a verification can tell; one sequence runs the chain for a round.
-                if let Some(all) = plan.all.take() {
-                    plan.rows.resize(ask.starting.len(), all);
-                }
-                if let Some(first) = plan.rows.first_mut() {
-                    *first = hoped.planned;
-                }
+                plan.replace(0, ask.starting.len(), hoped.planned);
             }
         }
     }

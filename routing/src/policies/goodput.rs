@@ -1,30 +1,84 @@
 //! TurboSpec (SmartSpec, arXiv 2406.14066): the draft length with the highest goodput, generated
 //! tokens per second, by a global acceptance estimate and profiled pass times.
 
-use super::maths::expected_tokens;
-use super::{Ask, Needs, PassReport, Plan, Planned, Policy};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::recipe::{Builder, PolicyEntry, PolicyError, Recipe};
 use crate::chain::ChainPlan;
 use crate::ids::ModelId;
+use crate::policy::maths::expected_tokens;
+use crate::policy::{Ask, Needs, PassReport, Plan, Planned, Policy};
 use crate::profile::{PassCosts, PassShape};
 use crate::record::Prediction;
+use crate::units::Probability;
 
-/// Parameters of [`Goodput`].
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct GoodputParameters {
-    /// Longest draft considered.
+/// Parameters of `goodput`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct GoodputConfig {
+    /// The draft model.
+    pub draft: String,
+    /// Longest draft considered, in tokens.
+    #[serde(default = "eight")]
     pub max_window: u32,
     /// Acceptance believed before the first verification; the paper's code has 0.7.
-    pub initial_acceptance: f64,
-    /// Weight of a new pass in the moving average; the paper's code has 0.15.
-    pub weight: f64,
+    #[serde(default = "seven_tenths")]
+    pub initial_acceptance: Probability,
+    /// Weight of a new pass in the moving average of acceptance; the paper's code has 0.15.
+    #[serde(default = "fifteen_percent")]
+    pub weight: Probability,
+}
+
+const fn eight() -> u32 {
+    8
+}
+
+const fn seven_tenths() -> Probability {
+    Probability::constant(0.7)
+}
+
+const fn fifteen_percent() -> Probability {
+    Probability::constant(0.15)
+}
+
+impl Recipe for GoodputConfig {
+    const ENTRY: PolicyEntry = PolicyEntry {
+        name: "goodput",
+        summary: "the draft length with the most tokens per second at the present batch (as published it does not explore: at length 0 it learns no more)",
+        source: "TurboSpec / SmartSpec, arXiv 2406.14066",
+        parameters: &[
+            ("draft", "required", "the draft model"),
+            ("max_window", "8", "longest draft in tokens"),
+            ("initial_acceptance", "0.7", "acceptance believed before the first verification"),
+            ("weight", "0.15", "weight of a new pass in the moving average"),
+        ],
+        example: r#"{"goodput": {"draft": "small"}}"#,
+    };
+
+    fn label(&self) -> String {
+        self.draft.clone()
+    }
+
+    fn build(&self, pool: &Builder<'_>) -> Result<Box<dyn Policy>, PolicyError> {
+        Ok(Box::new(Goodput {
+            draft: pool.draft("draft", &self.draft)?,
+            target: pool.target(),
+            max_window: pool.window("max_window", self.max_window)?,
+            acceptance: self.initial_acceptance.get(),
+            weight: self.weight.get(),
+            decided: None,
+        }))
+    }
 }
 
 /// Argmax over k of B (1 − α^{k+1}) / (1 − α) / (k t_draft(B) + t_target(B (k + 1))).
-pub struct Goodput {
+struct Goodput {
     draft: ModelId,
     target: ModelId,
-    parameters: GoodputParameters,
+    max_window: u32,
     acceptance: f64,
+    weight: f64,
     decided: Option<Decided>,
 }
 
@@ -38,14 +92,9 @@ struct Decided {
 }
 
 impl Goodput {
-    /// Drafts with `draft` for `target`.
-    pub fn new(draft: ModelId, target: ModelId, parameters: GoodputParameters) -> Self {
-        Self { draft, target, acceptance: parameters.initial_acceptance, parameters, decided: None }
-    }
-
     fn decide(&self, ask: &Ask<'_>, rows: u32, context: u64) -> Planned {
         let mut best: Option<(f64, Planned)> = None;
-        let longest = self.parameters.max_window.min(ask.limits.max_block);
+        let longest = self.max_window.min(ask.limits.max_block);
         let draft = ask.costs.seconds(self.draft, &PassShape::uniform(rows, 1, context));
         for k in 0..=longest {
             let verify = ask.costs.seconds(self.target, &PassShape::uniform(rows, k + 1, context));
@@ -95,7 +144,7 @@ impl Policy for Goodput {
     fn learn(&mut self, report: &PassReport<'_>) {
         for pair in report.pairs.iter().filter(|pair| pair.verifier == self.target) {
             if let Some(acceptance) = pair.seen.acceptance() {
-                self.acceptance += self.parameters.weight * (acceptance - self.acceptance);
+                self.acceptance += self.weight * (acceptance - self.acceptance);
             }
         }
     }

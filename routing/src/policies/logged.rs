@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::{Ask, Plan, Policy};
 use crate::chain::ChainPlan;
 use crate::ids::{ModelId, RequestId};
+use crate::policy::{Ask, Plan, Policy};
 use crate::record::RoundRecord;
 
 /// Repeats logged plans, round by round of each request; a round that was never logged runs the target alone.

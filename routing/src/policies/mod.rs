@@ -1,0 +1,25 @@
+//! The library of policies, one file each.
+//!
+//! They stand on the public contract of [`crate::policy`] alone (a test of the house checks what they
+//! import), so a policy of yours gets what these get. To add one: a file with its parameters, its
+//! [`Recipe`](recipe::Recipe) and its [`Policy`](crate::policy::Policy), and a line in `library.rs`.
+
+mod arms;
+mod batch_table;
+mod goodput;
+mod library;
+mod logged;
+mod recipe;
+mod specrouter;
+mod static_chain;
+mod target_only;
+
+pub use arms::ArmConfig;
+pub use batch_table::{BatchRow, BatchTableConfig, DisableConfig};
+pub use goodput::GoodputConfig;
+pub use library::{PolicyConfig, catalog};
+pub use logged::Logged;
+pub use recipe::{PolicyEntry, PolicyError, PolicyPool};
+pub use specrouter::{Scope, SpecRouterConfig};
+pub use static_chain::{StaticChain, StaticConfig, StopConfig};
+pub use target_only::FixedModelConfig;
