@@ -101,7 +101,7 @@ pub fn hindsight_arm(scenario: &Scenario, stop: &AtomicBool) -> anyhow::Result<O
 }
 
 /// Plain decoding, and every chain of the pool with the windows of [`WINDOWS`].
-fn static_plans(scenario: &Scenario) -> Vec<PolicyConfig> {
+pub fn static_plans(scenario: &Scenario) -> Vec<PolicyConfig> {
     let pool = &scenario.pool;
     let target = pool.len() - 1;
     let mut plans = vec![PolicyConfig::TargetOnly];

@@ -140,18 +140,37 @@ pub fn resolve(name: &str, sets: &[String]) -> Result<Scenario, ScenarioError> {
     for set in sets {
         document.set(set)?;
     }
-    let mut raw: RawScenario = document.read()?;
-    let description = raw.description.clone().unwrap_or_else(|| source.opening_comment());
-    let paths = Paths { document: &document, folder: source.folder.as_deref() };
+    let mut scenario = resolve_document(name, &document, source.folder.as_deref(), |_| ())?;
+    if scenario.raw.description.is_none() {
+        scenario.description = source.opening_comment();
+    }
+    Ok(scenario)
+}
 
-    let seeds = seeds(&raw, &document)?;
-    within(&document, "replicas", raw.replicas, 1, MOST_REPLICAS)?;
-    within(&document, "tensor_parallel", raw.tensor_parallel, 1, MOST_DEVICES)?;
-    check_sampling(&raw, &document)?;
-    let pool = pool::resolve(&raw.pool, &document, &paths)?;
-    let calibrated = profile::Read::named(raw.profile.as_ref(), &document, &paths)?;
+/// Resolves the scenario that `document` holds, once `adjust` has had its way with what was written; paths in it
+/// start from `folder`.
+///
+/// # Errors
+/// As [`resolve`].
+pub fn resolve_document(
+    name: &str,
+    document: &Document,
+    folder: Option<&Path>,
+    adjust: impl FnOnce(&mut RawScenario),
+) -> Result<Scenario, ScenarioError> {
+    let mut raw: RawScenario = document.read()?;
+    adjust(&mut raw);
+    let description = raw.description.clone().unwrap_or_default();
+    let paths = Paths { document, folder };
+
+    let seeds = seeds(&raw, document)?;
+    within(document, "replicas", raw.replicas, 1, MOST_REPLICAS)?;
+    within(document, "tensor_parallel", raw.tensor_parallel, 1, MOST_DEVICES)?;
+    check_sampling(&raw, document)?;
+    let pool = pool::resolve(&raw.pool, document, &paths)?;
+    let calibrated = profile::Read::named(raw.profile.as_ref(), document, &paths)?;
     let hardware = match (&raw.hardware, &calibrated) {
-        (Some(written), _) => costs::hardware(written, &pool, &document, &paths)?,
+        (Some(written), _) => costs::hardware(written, &pool, document, &paths)?,
         (None, Some(calibrated)) => calibrated.costs(&pool)?,
         (None, None) => return Err(document.error("", "hardware is missing: `run` simulates and must know what passes cost; a scenario with `engine` is for `specrouter record`").into()),
     };
@@ -161,16 +180,16 @@ pub fn resolve(name: &str, sets: &[String]) -> Result<Scenario, ScenarioError> {
     };
     // A profile of acceptance alone leaves what is known of costs as it is without one.
     let believed = raw.profile.as_ref().filter(|_| calibrated.as_ref().is_none_or(profile::Read::has_costs));
-    let profile = costs::profile(believed, &hardware, &pool, &document, &paths)?;
+    let profile = costs::profile(believed, &hardware, &pool, document, &paths)?;
     let measured_kv = calibrated.as_ref().and_then(profile::Read::kv_tokens);
-    let kv_tokens = kv_tokens(&raw, &pool, &hardware, measured_kv, &document)?;
-    let limits = limits(&raw, &pool, kv_tokens, &document)?;
+    let kv_tokens = kv_tokens(&raw, &pool, &hardware, measured_kv, document)?;
+    let limits = limits(&raw, &pool, kv_tokens, document)?;
     let slo = raw.slo.unwrap_or_default().resolve(Slo::default()).map_err(|e| document.error("slo", e))?;
-    let workload = workload(&mut raw, &limits, slo, &document, &paths)?;
+    let workload = workload(&mut raw, &limits, slo, document, &paths)?;
     let classes: Vec<String> = workload.classes().iter().map(|class| class.name.clone()).collect();
-    let acceptance = acceptance(&raw, calibrated.as_ref(), &pool, &classes, &document)?;
-    let arms = arms::resolve(&raw.policies, &pool, limits.max_block, &document)?;
-    let loads = loads(&raw, &document)?;
+    let acceptance = acceptance(&raw, calibrated.as_ref(), &pool, &classes, document)?;
+    let arms = arms::resolve(&raw.policies, &pool, limits.max_block, document)?;
+    let loads = loads(&raw, document)?;
     paths.lead_on(&mut raw);
     Ok(Scenario {
         name: name.to_owned(),

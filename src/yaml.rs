@@ -45,6 +45,53 @@ impl Document {
         Ok(())
     }
 
+    /// What was written at `path`, as a document of its own; errors still name the file and the place.
+    pub fn part(&self, path: &str) -> Option<Self> {
+        let (root, rest) = self.nearest(path);
+        rest.is_empty().then(|| Self { root: root.clone(), ..self.clone() })
+    }
+
+    /// Puts every value of `changes`, a map of paths to values, where its path leads, as [`Self::set`] does.
+    ///
+    /// # Errors
+    /// [`YamlError`] for what is no map, an index out of range, or a path through a scalar.
+    pub fn put_all(&mut self, changes: &Self) -> Result<(), YamlError> {
+        let Value::Map(entries) = &changes.root.value else {
+            return Err(changes.error("", "expected a map of paths to values"));
+        };
+        for (path, value) in entries {
+            let placed = set::put(&mut self.root, &path.scalar.text, path.place, value.clone());
+            placed.map_err(|message| YamlError::placed(&self.name, path.place, &self.sets, message))?;
+        }
+        Ok(())
+    }
+
+    /// Puts `part` at `path`.
+    ///
+    /// # Errors
+    /// As [`Self::put_all`].
+    pub fn put(&mut self, path: &str, part: &Self) -> Result<(), YamlError> {
+        let place = part.root.place;
+        let placed = set::put(&mut self.root, path, place, part.root.clone());
+        placed.map_err(|message| YamlError::placed(&self.name, place, &self.sets, message))
+    }
+
+    /// Every key and every value that is one of `names` becomes what the name stands for.
+    pub fn rename(&mut self, names: &std::collections::BTreeMap<String, String>) {
+        self.root.rename(names);
+    }
+
+    /// The items of the list at `path`, put together in one list.
+    pub fn concatenated<'a>(&self, paths: impl Iterator<Item = &'a str>) -> Self {
+        let mut items = Vec::new();
+        for part in paths.filter_map(|path| self.part(path)) {
+            if let Value::List(own) = part.root.value {
+                items.extend(own);
+            }
+        }
+        Self { root: Node { place: self.root.place, value: Value::List(items) }, ..self.clone() }
+    }
+
     /// Reads the document as a `T`.
     ///
     /// # Errors

@@ -13,6 +13,7 @@ mod distribution;
 pub mod fit;
 pub mod gap;
 mod html;
+pub mod league;
 mod numbers;
 pub mod plot;
 mod saturation;

@@ -89,7 +89,7 @@ fn beside(scenario: &Scenario, recording: &Recording, told: &Told) -> Result<(),
     let done = rig.run(recording, &out, told.quiet, &told.stop)?;
     let mut arms = Vec::new();
     for (arm, measured) in recording.arms.iter().zip(done) {
-        let replay = |&seed: &u64| once(scenario, arm, seed, &told.stop);
+        let replay = |&seed: &u64| once(scenario, arm, &scenario.workload, seed, &told.stop);
         let foretold = vec![scenario.seeds.iter().map(replay).collect::<anyhow::Result<Vec<_>>>()?];
         arms.push(GapArm { policy: arm.name.clone(), measured, foretold });
     }

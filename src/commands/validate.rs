@@ -148,7 +148,7 @@ fn foretell(
         simulated.acceptance = Arc::new(measured_acceptance(profile, &replayed.pool, &classes)?);
         for (arm, told) in recording.arms.iter().zip(&mut foretold) {
             for (scenario, told) in [&replayed, &simulated].into_iter().zip(told) {
-                told.push(once(scenario, arm, seed, stop)?);
+                told.push(once(scenario, arm, &scenario.workload, seed, stop)?);
             }
             if stop.load(Ordering::Relaxed) {
                 return Ok(None);

@@ -104,6 +104,15 @@ pub(super) fn hardware(
         CostsRef::Named(name) => {
             Ok(Costs::Device(Box::new(catalog::hardware(name).map_err(|e| document.error("hardware", e))?)))
         }
+        CostsRef::Device { device, pass_us, row_us } => {
+            let mut spec = catalog::hardware(device).map_err(|e| document.error("hardware.device", e))?;
+            if pass_us.is_some() || row_us.is_some() {
+                spec.name += " behind another host";
+            }
+            spec.achieved.pass_us = pass_us.unwrap_or(spec.achieved.pass_us);
+            spec.achieved.row_us = row_us.unwrap_or(spec.achieved.row_us);
+            Ok(Costs::Device(Box::new(spec)))
+        }
         other => measured("hardware", other, pool, document, paths),
     }
 }
@@ -149,13 +158,13 @@ pub(super) fn known(
             }
             let inner_paths = Paths { document: &inner, folder: folder.as_deref() };
             match inner.read::<CostsRef>()? {
-                CostsRef::Named(_) => {
+                CostsRef::Named(_) | CostsRef::Device { .. } => {
                     Err(inner.error("", "expected {table: FILE} or {linear: [...]}, got a name").into())
                 }
                 other => measured("", &other, pool, &inner, &inner_paths),
             }
         }
-        CostsRef::Named(name) => {
+        CostsRef::Named(name) | CostsRef::Device { device: name, .. } => {
             let spec = catalog::hardware(name).map_err(|e| document.error(place, e))?;
             Ok(Costs::Device(Box::new(spec)))
         }
@@ -176,7 +185,7 @@ pub(super) fn measured(
 ) -> Result<Costs, ScenarioError> {
     let inside = |field: &str| if place.is_empty() { field.to_owned() } else { format!("{place}.{field}") };
     match costs {
-        CostsRef::Named(name) => {
+        CostsRef::Named(name) | CostsRef::Device { device: name, .. } => {
             Err(document.error(place, format_args!("expected a table or linear terms, got `{name}`")).into())
         }
         CostsRef::Table { table } => {

@@ -140,6 +140,17 @@ pub enum CostsRef {
         /// The file.
         table: String,
     },
+    /// A device of the catalog behind another host.
+    Device {
+        /// The device's name.
+        device: String,
+        /// Host time of every pass, in microseconds; the device's own when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        pass_us: Option<NonNegative>,
+        /// Host time of every row of a pass, in microseconds; the device's own when absent.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        row_us: Option<NonNegative>,
+    },
     /// A sum of terms for each model of the pool.
     Linear {
         /// In the pool's order.
@@ -157,13 +168,18 @@ impl<'de> Deserialize<'de> for CostsRef {
         enum Kind {
             Table,
             Linear,
+            Device,
+            PassUs,
+            RowUs,
         }
 
         impl<'de> Visitor<'de> for Costs {
             type Value = CostsRef;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a name, a path, {table: FILE} or {linear: [...]}")
+                f.write_str(
+                    "a name, a path, {table: FILE}, {device: NAME, pass_us, row_us} or {linear: [...]}",
+                )
             }
 
             fn visit_str<E: de::Error>(self, name: &str) -> Result<CostsRef, E> {
@@ -171,14 +187,24 @@ impl<'de> Deserialize<'de> for CostsRef {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<CostsRef, A::Error> {
-                let costs = match map.next_key()? {
-                    Some(Kind::Table) => CostsRef::Table { table: map.next_value()? },
-                    Some(Kind::Linear) => CostsRef::Linear { linear: map.next_value()? },
-                    None => return Err(de::Error::invalid_type(de::Unexpected::Map, &self)),
-                };
-                match map.next_key::<Kind>()? {
-                    None => Ok(costs),
-                    Some(_) => Err(de::Error::custom("expected one of table and linear, got both")),
+                let (mut table, mut linear, mut device) = (None, None, None);
+                let (mut pass_us, mut row_us) = (None, None);
+                while let Some(kind) = map.next_key()? {
+                    match kind {
+                        Kind::Table => table = Some(map.next_value()?),
+                        Kind::Linear => linear = Some(map.next_value()?),
+                        Kind::Device => device = Some(map.next_value()?),
+                        Kind::PassUs => pass_us = Some(map.next_value()?),
+                        Kind::RowUs => row_us = Some(map.next_value()?),
+                    }
+                }
+                match (table, linear, device, pass_us.is_some() || row_us.is_some()) {
+                    (Some(table), None, None, false) => Ok(CostsRef::Table { table }),
+                    (None, Some(linear), None, false) => Ok(CostsRef::Linear { linear }),
+                    (None, None, Some(device), _) => Ok(CostsRef::Device { device, pass_us, row_us }),
+                    (None, None, None, false) => Err(de::Error::invalid_type(de::Unexpected::Map, &self)),
+                    (None, None, None, true) => Err(de::Error::missing_field("device")),
+                    _ => Err(de::Error::custom("expected one of table, device and linear")),
                 }
             }
         }

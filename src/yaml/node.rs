@@ -131,6 +131,23 @@ impl Node {
         }
     }
 
+    /// Keys and values that are one of `names` become what the name stands for.
+    pub fn rename(&mut self, names: &BTreeMap<String, String>) {
+        let rename = |scalar: &mut Scalar| {
+            if let Some(name) = names.get(&scalar.text) {
+                name.clone_into(&mut scalar.text);
+            }
+        };
+        match &mut self.value {
+            Value::Scalar(scalar) => rename(scalar),
+            Value::List(items) => items.iter_mut().for_each(|item| item.rename(names)),
+            Value::Map(entries) => entries.iter_mut().for_each(|(key, node)| {
+                rename(&mut key.scalar);
+                node.rename(names);
+            }),
+        }
+    }
+
     /// Gives the whole tree one place.
     pub fn placed(mut self, place: Place) -> Self {
         self.place = place;

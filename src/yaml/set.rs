@@ -15,14 +15,6 @@ pub(super) fn apply(root: &mut Node, set: &str, index: usize) -> Result<(), Yaml
     let Some((path, text)) = set.split_once('=') else {
         return Err(refuse("expected path=value, got no `=`".into()));
     };
-    // `policies[0].static` and `policies.0.static` are the same path.
-    let path = path.replace('[', ".").replace(']', "");
-    let segments: Vec<&str> = path.trim().split('.').collect();
-    if segments.iter().any(|segment| segment.is_empty()) {
-        return Err(refuse(
-            "expected a path such as workload.requests before the `=`, got an empty name".into(),
-        ));
-    }
     let place = Place::Set(index);
     let value = if text.trim().is_empty() {
         null(place)
@@ -32,10 +24,24 @@ pub(super) fn apply(root: &mut Node, set: &str, index: usize) -> Result<(), Yaml
             .map_err(|e| refuse(e.to_string()))?
             .placed(place)
     };
+    put(root, path, place, value).map_err(refuse)
+}
+
+/// Puts `value` where `path` leads from `root`; what the path must make on its way was written at `place`.
+///
+/// # Errors
+/// What is wrong with the path.
+pub(super) fn put(root: &mut Node, path: &str, place: Place, value: Node) -> Result<(), String> {
+    // `policies[0].static` and `policies.0.static` are the same path.
+    let path = path.replace('[', ".").replace(']', "");
+    let segments: Vec<&str> = path.trim().split('.').collect();
+    if segments.iter().any(|segment| segment.is_empty()) {
+        return Err("expected a path such as workload.requests before the `=`, got an empty name".into());
+    }
     let mut at = root;
     for (depth, segment) in segments.iter().enumerate() {
         at = child(at, segment, place)
-            .map_err(|message| refuse(format!("{} {message}", shown(&segments[..depth]))))?;
+            .map_err(|message| format!("{} {message}", shown(&segments[..depth])))?;
     }
     *at = value;
     Ok(())

@@ -43,6 +43,19 @@ pub struct HeterogeneousConfig {
     /// Spearman correlation of the confidence signals with the acceptance behind them.
     #[serde(default = "half")]
     pub signal_correlation: Probability,
+    /// Other text from some request on, under the same labels: what policies have learned is stale then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub drift: Option<DriftConfig>,
+}
+
+/// A change of domain in mid-run.
+#[derive(Clone, Debug, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DriftConfig {
+    /// The first request of the new text, counted from 0 in the order of arrival.
+    pub from_request: u64,
+    /// Acceptance of each pair from then on, by class; the key `all` stands for every class not named.
+    pub matrix: BTreeMap<String, Pairs<Probability>>,
 }
 
 /// A two-state Markov chain along the output, both states equally likely.
@@ -78,18 +91,20 @@ pub enum AcceptanceError {
         known: String,
     },
     /// A name that is no class of the workload.
-    #[error("acceptance.heterogeneous.matrix: {name} is no request class; there are {known} (or `all`)")]
+    #[error("{place}: {name} is no request class; there are {known} (or `all`)")]
     UnknownClass {
+        /// Where it stands.
+        place: String,
         /// The name.
         name: String,
         /// The classes.
         known: String,
     },
     /// A class without a matrix.
-    #[error(
-        "acceptance.heterogeneous.matrix: class {name} has no matrix, and there is no `all`; given are {given}"
-    )]
+    #[error("{place}: class {name} has no matrix, and there is no `all`; given are {given}")]
     MissingClass {
+        /// Where it should stand.
+        place: String,
         /// The class.
         name: String,
         /// What is given.

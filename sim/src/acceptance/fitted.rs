@@ -118,6 +118,7 @@ pub fn project(
         regime,
         depth: BTreeMap::new(),
         signal_correlation: Probability::new(rounded(signals)).map_err(wrong)?,
+        drift: None,
     };
     let distances = classes.iter().zip(&possible).map(|(class, p)| (class.name.clone(), p.distance));
     let spread_cut = (spread < variation.request_spread).then_some(variation.request_spread);

@@ -25,7 +25,10 @@ const THINNING: u8 = 0x40;
 /// The set system of each class, and what varies π.
 #[derive(Clone, Debug)]
 pub struct Heterogeneous {
+    /// The classes', and after them those of each class once the text has drifted.
     classes: Vec<System>,
+    /// The first request of the drifted text, and how far its systems lie behind the others.
+    drift: Option<(u64, u16)>,
     /// 1 / ln(1 − 1 / stay_tokens), where there are regimes.
     regime: Option<f64>,
     target: ModelId,
@@ -66,6 +69,8 @@ pub(crate) struct Settings<'a> {
     pub names: &'a [&'a str],
     /// By class: its name and its matrix.
     pub classes: &'a [(String, Matrix)],
+    /// From which request on, and by class.
+    pub drift: Option<(u64, &'a [(String, Matrix)])>,
     pub request_spread: f64,
     pub regime: Option<RegimeConfig>,
     /// By model.
@@ -84,9 +89,12 @@ impl Heterogeneous {
         {
             return Err(AcceptanceError::Stay(regime.stay_tokens.get()));
         }
-        let classes = settings.classes.iter().map(|(class, matrix)| System::new(class, matrix, &settings));
+        let drifted = settings.drift.map_or(&[][..], |(_, classes)| classes);
+        let classes = settings.classes.iter().chain(drifted);
+        let classes = classes.map(|(class, matrix)| System::new(class, matrix, &settings));
         Ok(Self {
             classes: classes.collect::<Result<_, _>>()?,
+            drift: settings.drift.map(|(from, _)| (from, settings.classes.len() as u16)),
             regime: settings.regime.map(|r| 1.0 / libm::log1p(-1.0 / r.stay_tokens.get())),
             target: ModelId(models.saturating_sub(1) as u8),
             deep: settings.depth.iter().flatten().any(|factor| libm::fabs(factor - 1.0) > 0.0),
@@ -297,6 +305,9 @@ impl Law for Heterogeneous {
     type Scene = u8;
 
     fn admit(&self, coins: &Coins, sequence: &mut Sequence) {
+        if let Some((_, behind)) = self.drift.filter(|(from, _)| sequence.request.0 >= *from) {
+            sequence.class += behind;
+        }
         let latents = &self.classes[usize::from(sequence.class)].latents;
         let (which, first) = coins.request.uniform_pair(sequence.request.0, 0);
         let latent = (which * latents.len() as f64) as usize;

@@ -20,7 +20,7 @@ use specrouter_routing::profile::{ModelKind, ModelSpec};
 use specrouter_routing::record::{Opinion, RequestRecord, TokenRecord, pairs};
 use specrouter_routing::units::{NonNegative, Probability};
 
-pub use config::{AcceptanceConfig, AcceptanceError, HeterogeneousConfig, Pairs, RegimeConfig};
+pub use config::{AcceptanceConfig, AcceptanceError, DriftConfig, HeterogeneousConfig, Pairs, RegimeConfig};
 pub use constant::Constant;
 pub use heterogeneous::Heterogeneous;
 pub use position::PerPosition;
@@ -88,10 +88,17 @@ impl Source {
                 Ok(Self::PerPosition(source))
             }
             AcceptanceConfig::Heterogeneous(config) => {
-                let classes = pool.classes(&config.matrix, classes)?;
+                const PLACE: &str = "acceptance.heterogeneous";
+                let drift = config.drift.as_ref().map(|drift| {
+                    let place = format!("{PLACE}.drift.matrix");
+                    Ok((drift.from_request, pool.classes(&place, &drift.matrix, classes)?))
+                });
+                let drift = drift.transpose()?;
+                let classes = pool.classes(&format!("{PLACE}.matrix"), &config.matrix, classes)?;
                 let settings = Settings {
                     names: &pool.names,
                     classes: &classes,
+                    drift: drift.as_ref().map(|(from, classes)| (*from, classes.as_slice())),
                     request_spread: config.request_spread.get(),
                     regime: config.regime,
                     depth: pool.depth(config)?,
@@ -257,22 +264,27 @@ impl<'a> Pool<'a> {
     /// The matrix of each class, in the classes' order.
     fn classes(
         &self,
+        place: &str,
         matrices: &std::collections::BTreeMap<String, Pairs<Probability>>,
         classes: &[String],
     ) -> Result<Vec<(String, Matrix)>, AcceptanceError> {
         const ALL: &str = "all";
         if let Some(name) = matrices.keys().find(|name| *name != ALL && !classes.contains(name)) {
             let known = list(classes.iter().map(String::as_str));
-            return Err(AcceptanceError::UnknownClass { name: name.clone(), known });
+            return Err(AcceptanceError::UnknownClass { place: place.to_owned(), name: name.clone(), known });
         }
         let mut found = Vec::new();
         for class in classes {
             let Some((key, pairs)) = matrices.get_key_value(class).or_else(|| matrices.get_key_value(ALL))
             else {
                 let given = list(matrices.keys().map(String::as_str));
-                return Err(AcceptanceError::MissingClass { name: class.clone(), given });
+                return Err(AcceptanceError::MissingClass {
+                    place: place.to_owned(),
+                    name: class.clone(),
+                    given,
+                });
             };
-            let place = format!("acceptance.heterogeneous.matrix.{key}");
+            let place = format!("{place}.{key}");
             found.push((class.clone(), self.matrix(&place, pairs)?));
         }
         Ok(found)

@@ -221,6 +221,7 @@ fn trial(
     let law = Heterogeneous::new(Settings {
         names: &["draft", "target"],
         classes: &[("all".to_owned(), matrix)],
+        drift: None,
         request_spread: spread,
         regime: Some(regime),
         depth: vec![Vec::new(); 2],

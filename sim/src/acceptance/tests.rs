@@ -47,6 +47,7 @@ pub(crate) fn heterogeneous(matrix: &[(&str, Pairs<Probability>)]) -> Heterogene
         regime: None,
         depth: BTreeMap::new(),
         signal_correlation: Probability::new(0.5).unwrap(),
+        drift: None,
     }
 }
 
@@ -281,6 +282,28 @@ fn signals_have_the_rank_correlation_that_is_stated() {
             "{spread} {wanted}: {top} {entropy}"
         );
     }
+}
+
+#[test]
+fn drifted_text_has_the_other_matrix_under_the_same_label() {
+    let mut config = heterogeneous(&[("all", pairs(&[("a", "b", 0.8)]))]);
+    let matrix = BTreeMap::from([("all".to_owned(), pairs(&[("a", "b", 0.3)]))]);
+    config.drift = Some(DriftConfig { from_request: 30_000, matrix });
+    let config = AcceptanceConfig::Heterogeneous(config);
+    let source = Source::resolve(&config, &pool(&["a", "b"]), &classes(&["chat", "code"])).unwrap();
+    let Source::Heterogeneous(law) = &source else { panic!("resolved to another source") };
+    let coins = Coins::new(Luck::new(2));
+    let mut kept = [0u32; 2];
+    for request in 0..60_000 {
+        let class = (request % 2) as u16;
+        let mut sequence = Sequence { request: RequestId(request), class, output: 9, ..Sequence::default() };
+        law.admit(&coins, &mut sequence);
+        kept[(request / 30_000) as usize] +=
+            u32::from(law.prefix(Walk::new(&coins, &sequence), 1, 1, ModelId(0), ModelId(1)));
+    }
+    let [before, after] = kept.map(|k| f64::from(k) / 30_000.0);
+    // Four standard errors: 0.0092 and 0.0106.
+    assert!((before - 0.8).abs() < 0.0092 && (after - 0.3).abs() < 0.0106, "{before} {after}");
 }
 
 #[test]

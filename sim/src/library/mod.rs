@@ -158,6 +158,7 @@ impl World {
             }),
             depth: BTreeMap::new(),
             signal_correlation: chance(self.signal),
+            drift: None,
         };
         let pool = ["small", "medium", "large"].map(spec);
         Arc::new(Source::resolve(&AcceptanceConfig::Heterogeneous(config), &pool, &classes).unwrap())

@@ -158,18 +158,18 @@ fn run_one(
 ///
 /// # Errors
 /// A policy's bad answer.
-#[cfg(feature = "engine")]
 pub fn once(
     scenario: &Scenario,
     arm: &scenario::Arm,
+    workload: &Workload,
     seed: u64,
     stop: &AtomicBool,
 ) -> anyhow::Result<SeedSummary> {
     let mut collector = Collector::new(Keep::Summary);
     let watch = &mut |_| !stop.load(Ordering::Relaxed);
-    let run = simulate(scenario, arm, &scenario.workload, seed, &mut collector, watch)
+    let run = simulate(scenario, arm, workload, seed, &mut collector, watch)
         .with_context(|| format!("{}, seed {seed}", arm.name))?;
-    Ok(reduce(scenario, arm, &scenario.workload, seed, collector, run))
+    Ok(reduce(scenario, arm, workload, seed, collector, run))
 }
 
 /// The metrics of a simulated run.

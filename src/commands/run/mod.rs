@@ -1,7 +1,7 @@
 //! `specrouter run`: every policy of a scenario, over its seeds and loads.
 
-pub(super) mod arms;
-pub(super) mod progress;
+pub(crate) mod arms;
+pub(crate) mod progress;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -13,8 +13,10 @@ use specrouter_routing::workload::Workload;
 use specrouter_sim::acceptance::Source;
 
 use crate::args::{Format, RunArgs};
+use crate::catalog;
 use crate::failure::Failure;
 use crate::files;
+use crate::league;
 use crate::scenario::{self, Scenario};
 use crate::simulate;
 use arms::{Done, Job};
@@ -25,6 +27,9 @@ use arms::{Done, Job};
 /// [`Failure::BadInput`] for a scenario that cannot be run, [`Failure::Interrupted`] after Ctrl-C
 /// with what had finished written, [`Failure::Failed`] for the rest.
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
+    if league::is_league(&catalog::scenario(&args.scenario).map_err(Failure::input)?) {
+        return league::run(args, &*on_interrupt()?);
+    }
     let mut sets = args.sets.clone();
     sets.extend(args.seeds.map(|seeds| format!("seeds={seeds}")));
     let scenario = scenario::resolve(&args.scenario, &sets).map_err(Failure::input)?;
