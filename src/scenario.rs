@@ -218,13 +218,8 @@ impl Scenario {
     pub fn at_rate(&self, rate_per_s: f64) -> anyhow::Result<Workload> {
         let rate = Positive::new(rate_per_s)?;
         let mut config = self.raw.workload.clone();
-        match &mut config.arrivals {
-            Some(
-                Arrivals::Poisson { rate_per_s }
-                | Arrivals::Gamma { rate_per_s, .. }
-                | Arrivals::Constant { rate_per_s },
-            ) => *rate_per_s = rate,
-            _ => anyhow::bail!("workload.arrivals has no rate to set"),
+        if !config.arrivals.as_mut().is_some_and(|arrivals| arrivals.set_rate(rate)) {
+            anyhow::bail!("workload.arrivals has no rate to set");
         }
         self.again(&config)
     }

@@ -3,8 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
-use specrouter_routing::units::{NonNegative, Probability};
-use specrouter_routing::workload::Workload;
+use specrouter_routing::units::{NonNegative, Positive, Probability};
 use specrouter_sim::acceptance::{AcceptanceConfig, Pairs};
 
 use super::{Entrant, League, Variant};
@@ -22,8 +21,6 @@ pub struct Cell {
     pub variant: usize,
     /// All that is simulated; its arms are every entrant's candidates.
     pub scenario: Scenario,
-    /// The requests, at the regime's load.
-    pub workload: Workload,
 }
 
 impl League {
@@ -41,8 +38,14 @@ impl League {
         self.raw.policies.iter().map(entrant).collect()
     }
 
-    /// The scenario of a cell, its arrivals still at the rate that is written.
-    fn scenario(&self, pool: usize, regime: usize, variant: &Variant) -> anyhow::Result<Scenario> {
+    /// The scenario of a cell, with its arrivals at `rate` if one is given.
+    fn scenario(
+        &self,
+        pool: usize,
+        regime: usize,
+        variant: &Variant,
+        rate: Option<Positive>,
+    ) -> anyhow::Result<Scenario> {
         let part = |path: &str| self.document.part(path);
         let mut document = part("scenario").context("a league has a scenario")?;
         for changes in [format!("pools[{pool}].set"), format!("regimes[{regime}].set")] {
@@ -55,9 +58,13 @@ impl League {
         document.put("policies", &self.document.concatenated(lists.iter().map(String::as_str)))?;
         document.rename(&self.raw.pools[pool].models);
         let name = format!("{}, {}", self.raw.pools[pool].name, self.raw.regimes[regime].name);
-        let mut scenario =
-            resolve_document(&name, &document, self.folder.as_deref(), |raw| shift(raw, variant))
-                .with_context(|| format!("{}: {name}", self.name))?;
+        let mut scenario = resolve_document(&name, &document, self.folder.as_deref(), |raw| {
+            shift(raw, variant);
+            if let (Some(arrivals), Some(rate)) = (&mut raw.workload.arrivals, rate) {
+                arrivals.set_rate(rate);
+            }
+        })
+        .with_context(|| format!("{}: {name}", self.name))?;
         let members: Vec<usize> = (0..scenario.pool.len()).collect();
         let statics = static_plans(&scenario).into_iter().map(|config| Arm {
             name: config.label(),
@@ -83,16 +90,16 @@ impl League {
             first_class: super::one(),
             acceptance: super::certain(),
         };
-        let plain = self.scenario(pool, regime, &written)?;
+        let plain = self.scenario(pool, regime, &written, None)?;
         let capacity = simulate::capacity(&plain, &mut |_| !stop.load(Ordering::Relaxed));
         if stop.load(Ordering::Relaxed) {
             return Ok(None);
         }
         let rate = capacity? * self.raw.regimes[regime].load.get();
         let cell = |(index, variant): (usize, &Variant)| {
-            let scenario = self.scenario(pool, regime, variant)?;
-            let workload = scenario.at_rate(rate * variant.rate.get())?;
-            Ok(Cell { pool, regime, variant: index, scenario, workload })
+            let rate = Positive::new(rate * variant.rate.get())?;
+            let scenario = self.scenario(pool, regime, variant, Some(rate))?;
+            Ok(Cell { pool, regime, variant: index, scenario })
         };
         Ok(Some(self.raw.variants.iter().enumerate().map(cell).collect::<anyhow::Result<_>>()?))
     }
@@ -109,7 +116,8 @@ impl Cell {
             anyhow::bail!("acceptance has no signals to set");
         };
         config.signal_correlation = Probability::new(correlation)?;
-        let classes: Vec<String> = self.workload.classes().iter().map(|class| class.name.clone()).collect();
+        let classes: Vec<String> =
+            self.scenario.workload.classes().iter().map(|class| class.name.clone()).collect();
         let written = scenario.raw.acceptance.as_ref().context("written above")?;
         scenario.acceptance = std::sync::Arc::new(specrouter_sim::acceptance::Source::resolve(
             written,

@@ -1,7 +1,7 @@
 //! Tuning, measuring, reporting.
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
@@ -26,17 +26,18 @@ const HINDSIGHT: &str = "hindsight";
 /// the rest.
 pub fn run(args: &RunArgs, stop: &AtomicBool) -> Result<(), Failure> {
     let league = League::read(&args.scenario, &args.sets).map_err(Failure::input)?;
+    let out = args.out.clone().unwrap_or_else(|| files::default_folder(&args.scenario));
+    std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
     let threads = args.jobs.or_else(|| std::thread::available_parallelism().ok());
     let around = Around {
         league: &league,
         threads: threads.map_or(1, NonZeroUsize::get),
         quiet: args.quiet,
         seeds: args.seeds,
+        out: &out,
         stop,
     };
     let report = around.report(command(args))?;
-    let out = args.out.clone().unwrap_or_else(|| files::default_folder(&args.scenario));
-    std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
     files::put(&out.join("league.json"), &report.to_json())?;
     files::put(&out.join("league.html"), &report.html().map_err(anyhow::Error::new)?)?;
     match args.format {
@@ -44,7 +45,7 @@ pub fn run(args: &RunArgs, stop: &AtomicBool) -> Result<(), Failure> {
         Format::Json => crate::commands::print(&report.to_json())?,
     }
     if !args.quiet {
-        progress::say(&format!("report: {}", PathBuf::from(&out).join("league.html").display()));
+        progress::say(&format!("report: {}", out.join("league.html").display()));
     }
     Ok(())
 }
@@ -63,6 +64,7 @@ struct Around<'a> {
     quiet: bool,
     /// Most seeds of tuning and of the report.
     seeds: Option<u32>,
+    out: &'a Path,
     stop: &'a AtomicBool,
 }
 
@@ -86,6 +88,7 @@ impl Around<'_> {
         let cells: Vec<Cell> = self.all(cells)?.into_iter().flatten().collect();
         let statics = cells.iter().map(|cell| static_plans(&cell.scenario).len()).max().unwrap_or(0);
         let entrants = self.league.entrants(statics);
+        self.keep(&cells)?;
         let tuned = self.tune(&cells, &entrants)?;
         let chosen = tuned.chosen(self.league, &cells, &entrants);
         let reports = self.measure(&cells, &entrants, &tuned)?;
@@ -99,7 +102,7 @@ impl Around<'_> {
             ("measured on seeds".to_owned(), range(&measured)),
             (
                 "requests in a run".to_owned(),
-                cells.first().map_or(0, |c| c.workload.size().requests).to_string(),
+                cells.first().map_or(0, |c| c.scenario.workload.size().requests).to_string(),
             ),
         ];
         Ok(LeagueReport {
@@ -113,6 +116,20 @@ impl Around<'_> {
             cells: reports,
             command,
         })
+    }
+
+    /// Every cell as a scenario that `specrouter run` takes.
+    fn keep(&self, cells: &[Cell]) -> Result<(), Failure> {
+        let folder = self.out.join("cells");
+        std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        for cell in cells {
+            let names = [&self.league.raw.pools[cell.pool].name, &self.league.raw.regimes[cell.regime].name];
+            let variant = &self.league.raw.variants[cell.variant].name;
+            let name =
+                format!("{}, {}, {variant}", names[0], names[1]).replace(|c: char| !c.is_alphanumeric(), "-");
+            files::put(&folder.join(format!("{name}.yaml")), &cell.scenario.resolved_text()?)?;
+        }
+        Ok(())
     }
 
     fn say(&self, line: &str) {
@@ -130,11 +147,11 @@ impl Around<'_> {
     }
 
     fn scores(&self, jobs: &[Job<'_>]) -> Result<Vec<Score>, Failure> {
-        let requests = jobs.iter().map(|job| job.cell.workload.size().requests).sum();
+        let requests = jobs.iter().map(|job| job.scenario.workload.size().requests).sum();
         let bar = progress::bar(requests, jobs.len(), self.quiet);
         let scores = parallel::map(jobs, self.threads, self.stop, |job| {
-            let summary = once(job.scenario, job.arm, &job.cell.workload, job.seed, self.stop)?;
-            bar.job_done(job.cell.workload.size().requests);
+            let summary = once(job.scenario, job.arm, &job.scenario.workload, job.seed, self.stop)?;
+            bar.job_done(job.scenario.workload.size().requests);
             Ok((!self.stop.load(Ordering::Relaxed)).then(|| Score::of(&summary.summary)))
         });
         bar.finish();
