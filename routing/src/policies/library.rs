@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::recipe::{Builder, PolicyEntry, PolicyError, PolicyPool, Recipe};
 use super::target_only::TargetOnlyConfig;
-use super::{BatchTableConfig, FixedModelConfig, GoodputConfig, SpecRouterConfig, StaticConfig};
+use super::{BatchTableConfig, ChainRouterConfig, FixedModelConfig, GoodputConfig, SpecRouterConfig, StaticConfig};
 use crate::policy::Policy;
 
 /// One line for each policy; from it follow the enumeration that scenarios are read into, the
@@ -78,6 +78,8 @@ library! {
     Goodput(GoodputConfig),
     /// The SpecRouter paper's scheduler.
     Specrouter(SpecRouterConfig),
+    /// Ours: exact pricing, windows by marginal gain.
+    ChainRouter(ChainRouterConfig),
 }
 
 impl PolicyConfig {

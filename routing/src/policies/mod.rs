@@ -6,6 +6,7 @@
 
 mod arms;
 mod batch_table;
+mod chain_router;
 mod goodput;
 mod library;
 mod logged;
@@ -13,9 +14,11 @@ mod recipe;
 mod specrouter;
 mod static_chain;
 mod target_only;
+mod traffic;
 
 pub use arms::ArmConfig;
 pub use batch_table::{BatchRow, BatchTableConfig, DisableConfig};
+pub use chain_router::ChainRouterConfig;
 pub use goodput::GoodputConfig;
 pub use library::{PolicyConfig, catalog};
 pub use logged::Logged;

@@ -11,16 +11,17 @@ use crate::units::Span;
 const BUCKETS: usize = 40;
 /// Weight of a new observation once a bucket is warm: an EMA over some 16 passes.
 const WEIGHT: f64 = 1.0 / 16.0;
+/// Weight of "as believed" against one size of pass.
+const RIDGE: f64 = 1e-3;
 /// Relative change of a ratio that counts as news.
 const NEWS: f64 = 0.02;
 
-/// The paper's profiler: for each model and size of pass an exponential moving average of observed
-/// over believed time.
+/// The paper's profiler: moving averages of observed over believed time, made to say something of passes not seen yet.
 ///
-/// A belief is right in shape and wrong by a factor that depends on the size of the pass
-/// (launches and host time weigh most on small ones), so the factor is kept per half-octave of new
-/// tokens and interpolated between the sizes seen; sizes beyond them take the nearest, and a model
-/// never seen is believed as is.
+/// A data sheet is wrong in two ways: launches and host time add to every pass, and what is left runs at a share of the
+/// sheet's rate. So for each model observed times are fitted as `a + b * believed`, over the sizes of pass seen
+/// (half-octaves of new tokens, each with its moving average), and what the fit leaves is kept as a ratio by size,
+/// interpolated between the sizes seen. A model never seen is believed as is.
 #[derive(Clone)]
 pub struct Corrected {
     prior: Arc<dyn PassCosts>,
@@ -32,14 +33,18 @@ pub struct Corrected {
 struct Ratios {
     seen: u64,
     buckets: [Bucket; BUCKETS],
+    /// Seconds that every pass takes besides, and the factor on what is believed.
+    fixed: f64,
+    factor: f64,
 }
 
 /// One size of pass.
 #[derive(Clone, Copy)]
 struct Bucket {
-    /// Observed over believed.
-    ratio: f64,
-    /// The ratio when the version last grew for it.
+    /// Mean observed and mean believed seconds.
+    observed: f64,
+    believed: f64,
+    /// Observed over believed when the version last grew for it.
     told: f64,
     passes: u32,
 }
@@ -47,32 +52,31 @@ struct Bucket {
 impl Corrected {
     /// No correction yet.
     pub fn new(prior: Arc<dyn PassCosts>) -> Self {
-        let none = Ratios { seen: 0, buckets: [Bucket { ratio: 1.0, told: 1.0, passes: 0 }; BUCKETS] };
+        let bucket = Bucket { observed: 0.0, believed: 0.0, told: 1.0, passes: 0 };
+        let none = Ratios { seen: 0, buckets: [bucket; BUCKETS], fixed: 0.0, factor: 1.0 };
         Self { prior, models: vec![none; MAX_MODELS], version: 0 }
     }
 
     /// Learns from one pass. Answers what was believed of it before, in seconds.
     #[inline]
     pub fn observe(&mut self, model: ModelId, shape: &PassShape, duration: Span) -> f64 {
-        let prior = self.prior.seconds(model, shape);
-        let observed = duration.seconds() / prior;
-        let before = prior * self.models[model.index()].ratio(position(shape.new_tokens));
-        let ratios = &mut self.models[model.index()];
+        let (prior, observed) = (self.prior.seconds(model, shape), duration.seconds());
         let index = position(shape.new_tokens);
+        let ratios = &mut self.models[model.index()];
+        let before = ratios.seconds(prior, index);
         let first = ratios.seen & (1 << index) == 0;
         let bucket = &mut ratios.buckets[index];
         bucket.passes = bucket.passes.saturating_add(1);
-        if first {
-            ratios.seen |= 1 << index;
-            bucket.ratio = observed;
-        } else {
-            // A young bucket averages, a warm one forgets.
-            let weight = WEIGHT.max(1.0 / f64::from(bucket.passes));
-            bucket.ratio += weight * (observed - bucket.ratio);
-        }
-        if first || (bucket.ratio - bucket.told).abs() > NEWS * bucket.told {
-            bucket.told = bucket.ratio;
+        // A young bucket averages, a warm one forgets.
+        let weight = WEIGHT.max(1.0 / f64::from(bucket.passes));
+        bucket.observed += weight * (observed - bucket.observed);
+        bucket.believed += weight * (prior - bucket.believed);
+        ratios.seen |= 1 << index;
+        let ratio = bucket.observed / bucket.believed;
+        if first || (ratio - bucket.told).abs() > NEWS * bucket.told {
+            bucket.told = ratio;
             self.version += 1;
+            ratios.fit();
         }
         before
     }
@@ -91,28 +95,62 @@ impl Corrected {
 
 impl PassCosts for Corrected {
     fn seconds(&self, model: ModelId, shape: &PassShape) -> f64 {
-        self.prior.seconds(model, shape) * self.models[model.index()].ratio(position(shape.new_tokens))
+        self.models[model.index()].seconds(self.prior.seconds(model, shape), position(shape.new_tokens))
     }
 }
 
 impl Ratios {
-    /// The ratio at a bucket, or between the nearest that were seen below and above it.
+    /// Seconds of a pass of the size `bucket` that `prior` seconds were believed of.
     #[inline]
-    fn ratio(&self, bucket: usize) -> f64 {
+    fn seconds(&self, prior: f64, bucket: usize) -> f64 {
+        (self.fixed + self.factor * prior) * self.left(bucket)
+    }
+
+    /// Least squares of relative errors over the sizes seen, neither number below 0, drawn slightly to "as believed":
+    /// one size alone says nothing of which of the two is wrong.
+    fn fit(&mut self) {
+        let seen = (0..BUCKETS).filter(|&index| self.seen >> index & 1 == 1).map(|index| &self.buckets[index]);
+        // Unknowns in units of the smallest pass seen: a' = a / unit.
+        let unit = seen.clone().map(|bucket| bucket.observed).fold(f64::INFINITY, f64::min);
+        let (mut aa, mut ab, mut bb, mut ay, mut by) = (RIDGE, 0.0, RIDGE, 0.0, RIDGE);
+        for bucket in seen {
+            let (x, y) = (unit / bucket.observed, bucket.believed / bucket.observed);
+            aa += x * x;
+            ab += x * y;
+            bb += y * y;
+            ay += x;
+            by += y;
+        }
+        let determinant = aa * bb - ab * ab;
+        let (fixed, factor) = ((ay * bb - by * ab) / determinant, (by * aa - ay * ab) / determinant);
+        let (fixed, factor) = match (fixed >= 0.0, factor >= 0.0) {
+            (true, true) => (fixed, factor),
+            (false, _) => (0.0, by / bb),
+            (_, false) => (ay / aa, 0.0),
+        };
+        if fixed.is_finite() && factor.is_finite() {
+            (self.fixed, self.factor) = (fixed * unit, factor);
+        }
+    }
+
+    /// What the fit leaves at a size seen, or between the nearest that were seen below and above it.
+    #[inline]
+    fn left(&self, bucket: usize) -> f64 {
+        let own = |index: usize| {
+            let Bucket { observed, believed, .. } = self.buckets[index];
+            observed / (self.fixed + self.factor * believed)
+        };
         if self.seen & (1 << bucket) != 0 {
-            return self.buckets[bucket].ratio;
+            return own(bucket);
         }
         let below = self.seen & ((1u64 << bucket) - 1);
         let above = self.seen & !((1u64 << bucket) - 1);
+        let (low, high) = ((63 - (below | 1).leading_zeros()) as usize, above.trailing_zeros() as usize);
         match (below, above) {
             (0, 0) => 1.0,
-            (0, _) => self.buckets[above.trailing_zeros() as usize].ratio,
-            (_, 0) => self.buckets[63 - below.leading_zeros() as usize].ratio,
-            _ => {
-                let (low, high) = (63 - below.leading_zeros() as usize, above.trailing_zeros() as usize);
-                let share = (bucket - low) as f64 / (high - low) as f64;
-                self.buckets[low].ratio + share * (self.buckets[high].ratio - self.buckets[low].ratio)
-            }
+            (0, _) => own(high),
+            (_, 0) => own(low),
+            _ => own(low) + (bucket - low) as f64 / (high - low) as f64 * (own(high) - own(low)),
         }
     }
 }

@@ -7,7 +7,7 @@
 //! could be found there would change the decision.
 
 mod beliefs;
-mod traffic;
+
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -22,7 +22,7 @@ use crate::profile::{PassCosts, PassShape};
 use crate::record::Prediction;
 use crate::units::{Positive, Probability};
 use beliefs::Beliefs;
-use traffic::Traffic;
+use super::traffic::Traffic;
 
 /// Who shares a plan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -94,6 +94,11 @@ impl Traffic {
         round_seconds / (1.0 - (self.prefills / self.elapsed * each).min(MOST))
     }
 
+    /// Tokens of a prompt in one pass, in the mean; at least 1.
+    pub fn chunk(&self) -> u32 {
+        if self.prefills < 0.5 { 256 } else { ((self.tokens / self.prefills) as u32).max(1) }
+    }
+
     /// Seconds that each committed token costs `model` for running prompts as a lower level.
     pub fn prompt_seconds(&self, costs: &dyn PassCosts, model: ModelId) -> f64 {
         if self.prefills < 0.5 {
