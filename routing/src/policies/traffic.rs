@@ -99,13 +99,16 @@ impl Traffic {
         if self.prefills < 0.5 { 256 } else { ((self.tokens / self.prefills) as u32).max(1) }
     }
 
-    /// Seconds that each committed token costs `model` for running prompts as a lower level.
-    pub fn prompt_seconds(&self, costs: &dyn PassCosts, model: ModelId) -> f64 {
+    /// Seconds that each committed token costs `model` for running prompts as a lower level: what they add to its
+    /// passes over `rows` rows of a mean context.
+    pub fn prompt_seconds(&self, costs: &dyn PassCosts, model: ModelId, rows: u32, context: u64) -> f64 {
         if self.prefills < 0.5 {
             return 0.0;
         }
-        let chunk = ((self.tokens / self.prefills) as u32).max(1);
-        self.prompts_per_token() * costs.seconds(model, &PassShape::uniform(1, chunk, 0)) / f64::from(chunk)
+        let chunk = self.chunk();
+        let draft = PassShape::uniform(rows, 1, context);
+        let with = costs.seconds(model, &draft.plus(PassShape::uniform(1, chunk, 0)));
+        self.prompts_per_token() * (with - costs.seconds(model, &draft)).max(0.0) / f64::from(chunk)
     }
 
     /// Prompt tokens for each committed token.

@@ -228,7 +228,7 @@ impl ChainRouter {
         };
         let mut prompts = [0.0; MAX_MODELS];
         for (model, seconds) in prompts.iter_mut().enumerate().take(self.candidates.models() - 1) {
-            *seconds = traffic.prompt_seconds(costs, ModelId(model as u8));
+            *seconds = traffic.prompt_seconds(costs, ModelId(model as u8), rows, context as u64);
         }
         let features = self.features;
         let charged = |plan: ChainPlan, priced: crate::policy::price::Priced| {

@@ -250,7 +250,7 @@ impl SpecRouter {
         };
         let mut prompts = [0.0; MAX_MODELS];
         for (model, seconds) in prompts.iter_mut().enumerate().take(self.candidates.models() - 1) {
-            *seconds = traffic.prompt_seconds(costs, ModelId(model as u8));
+            *seconds = traffic.prompt_seconds(costs, ModelId(model as u8), rows, context as u64);
         }
         // All charges: the prompts that come meanwhile, on the target and on every lower level.
         let charged = |plan: ChainPlan, priced: Priced| {
