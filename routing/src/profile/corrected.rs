@@ -13,14 +13,17 @@ const BUCKETS: usize = 40;
 const WEIGHT: f64 = 1.0 / 16.0;
 /// Weight of "as believed" against one size of pass.
 const RIDGE: f64 = 1e-3;
+/// The fit that believes the prior.
+const AS_BELIEVED: Parts = [0.0, 1.0, 1.0];
 /// Relative change of a ratio that counts as news.
 const NEWS: f64 = 0.02;
 
 /// The paper's profiler: moving averages of observed over believed time, made to say something of passes not seen yet.
 ///
-/// A data sheet is wrong in two ways: launches and host time add to every pass, and what is left runs at a share of the
-/// sheet's rate. So for each model observed times are fitted as `a + b * believed`, over the sizes of pass seen
-/// (half-octaves of new tokens, each with its moving average), and what the fit leaves is kept as a ratio by size,
+/// A data sheet is wrong in more than one way: launches and host time add to every pass, weights and caches are each
+/// read at some share of the sheet's rate. So for each model observed times are fitted as
+/// `a + b * believed without context + c * what the context adds`, none below 0, over the sizes of pass seen
+/// (half-octaves of new tokens, each with its moving averages). What the fit leaves is kept as a ratio by size,
 /// interpolated between the sizes seen. A model never seen is believed as is.
 #[derive(Clone)]
 pub struct Corrected {
@@ -29,21 +32,23 @@ pub struct Corrected {
     version: u64,
 }
 
+/// A believed time in parts: 1, seconds without context, seconds that the context adds.
+type Parts = [f64; 3];
+
 #[derive(Clone)]
 struct Ratios {
     seen: u64,
     buckets: [Bucket; BUCKETS],
-    /// Seconds that every pass takes besides, and the factor on what is believed.
-    fixed: f64,
-    factor: f64,
+    /// What each part takes in truth: seconds, factor, factor.
+    fit: Parts,
 }
 
 /// One size of pass.
 #[derive(Clone, Copy)]
 struct Bucket {
-    /// Mean observed and mean believed seconds.
+    /// Mean observed seconds, and mean parts of what was believed.
     observed: f64,
-    believed: f64,
+    parts: Parts,
     /// Observed over believed when the version last grew for it.
     told: f64,
     passes: u32,
@@ -52,31 +57,33 @@ struct Bucket {
 impl Corrected {
     /// No correction yet.
     pub fn new(prior: Arc<dyn PassCosts>) -> Self {
-        let bucket = Bucket { observed: 0.0, believed: 0.0, told: 1.0, passes: 0 };
-        let none = Ratios { seen: 0, buckets: [bucket; BUCKETS], fixed: 0.0, factor: 1.0 };
+        let bucket = Bucket { observed: 0.0, parts: [1.0, 0.0, 0.0], told: 1.0, passes: 0 };
+        let none = Ratios { seen: 0, buckets: [bucket; BUCKETS], fit: AS_BELIEVED };
         Self { prior, models: vec![none; MAX_MODELS], version: 0 }
     }
 
     /// Learns from one pass. Answers what was believed of it before, in seconds.
     #[inline]
     pub fn observe(&mut self, model: ModelId, shape: &PassShape, duration: Span) -> f64 {
-        let (prior, observed) = (self.prior.seconds(model, shape), duration.seconds());
+        let (parts, observed) = (self.parts(model, shape), duration.seconds());
         let index = position(shape.new_tokens);
         let ratios = &mut self.models[model.index()];
-        let before = ratios.seconds(prior, index);
+        let before = ratios.seconds(&parts, index);
         let first = ratios.seen & (1 << index) == 0;
         let bucket = &mut ratios.buckets[index];
         bucket.passes = bucket.passes.saturating_add(1);
         // A young bucket averages, a warm one forgets.
         let weight = WEIGHT.max(1.0 / f64::from(bucket.passes));
         bucket.observed += weight * (observed - bucket.observed);
-        bucket.believed += weight * (prior - bucket.believed);
+        for (mean, part) in bucket.parts.iter_mut().zip(parts) {
+            *mean += weight * (part - *mean);
+        }
         ratios.seen |= 1 << index;
-        let ratio = bucket.observed / bucket.believed;
+        let ratio = bucket.observed / (bucket.parts[1] + bucket.parts[2]);
         if first || (ratio - bucket.told).abs() > NEWS * bucket.told {
             bucket.told = ratio;
             self.version += 1;
-            ratios.fit();
+            ratios.refit();
         }
         before
     }
@@ -91,45 +98,73 @@ impl Corrected {
     pub fn observed(&self, model: ModelId) -> bool {
         self.models[model.index()].seen != 0
     }
+
+    #[inline]
+    fn parts(&self, model: ModelId, shape: &PassShape) -> Parts {
+        let all = self.prior.seconds(model, shape);
+        if shape.context_tokens == 0 {
+            return [1.0, all, 0.0];
+        }
+        let across = u64::from(shape.new_tokens / shape.rows.max(1)) * shape.context_tokens;
+        let bare = PassShape {
+            context_tokens: 0,
+            attention_pairs: shape.attention_pairs.saturating_sub(across).max(u64::from(shape.new_tokens)),
+            ..*shape
+        };
+        let bare = self.prior.seconds(model, &bare).min(all);
+        [1.0, bare, all - bare]
+    }
 }
 
 impl PassCosts for Corrected {
     fn seconds(&self, model: ModelId, shape: &PassShape) -> f64 {
-        self.models[model.index()].seconds(self.prior.seconds(model, shape), position(shape.new_tokens))
+        self.models[model.index()].seconds(&self.parts(model, shape), position(shape.new_tokens))
     }
 }
 
+fn sum(fit: &Parts, parts: &Parts) -> f64 {
+    fit.iter().zip(parts).map(|(a, b)| a * b).sum()
+}
+
 impl Ratios {
-    /// Seconds of a pass of the size `bucket` that `prior` seconds were believed of.
+    /// Seconds of a pass of the size `bucket` of which `parts` were believed.
     #[inline]
-    fn seconds(&self, prior: f64, bucket: usize) -> f64 {
-        (self.fixed + self.factor * prior) * self.left(bucket)
+    fn seconds(&self, parts: &Parts, bucket: usize) -> f64 {
+        sum(&self.fit, parts) * self.left(bucket)
     }
 
-    /// Least squares of relative errors over the sizes seen, neither number below 0, drawn slightly to "as believed":
-    /// one size alone says nothing of which of the two is wrong.
-    fn fit(&mut self) {
+    /// Least squares of relative errors over the sizes seen, nothing below 0, drawn slightly to "as believed": one size
+    /// alone does not say which part is wrong.
+    fn refit(&mut self) {
         let seen = (0..BUCKETS).filter(|&index| self.seen >> index & 1 == 1).map(|index| &self.buckets[index]);
-        // Unknowns in units of the smallest pass seen: a' = a / unit.
+        // The first unknown in units of the smallest pass seen.
         let unit = seen.clone().map(|bucket| bucket.observed).fold(f64::INFINITY, f64::min);
-        let (mut aa, mut ab, mut bb, mut ay, mut by) = (RIDGE, 0.0, RIDGE, 0.0, RIDGE);
-        for bucket in seen {
-            let (x, y) = (unit / bucket.observed, bucket.believed / bucket.observed);
-            aa += x * x;
-            ab += x * y;
-            bb += y * y;
-            ay += x;
-            by += y;
+        let scale = [unit, 1.0, 1.0];
+        let (mut left, mut right) = ([[0.0; 3]; 3], [0.0; 3]);
+        for part in 0..3 {
+            left[part][part] = RIDGE;
+            right[part] = RIDGE * AS_BELIEVED[part];
         }
-        let determinant = aa * bb - ab * ab;
-        let (fixed, factor) = ((ay * bb - by * ab) / determinant, (by * aa - ay * ab) / determinant);
-        let (fixed, factor) = match (fixed >= 0.0, factor >= 0.0) {
-            (true, true) => (fixed, factor),
-            (false, _) => (0.0, by / bb),
-            (_, false) => (ay / aa, 0.0),
+        for bucket in seen {
+            let row: Parts = std::array::from_fn(|part| bucket.parts[part] * scale[part] / bucket.observed);
+            for a in 0..3 {
+                right[a] += row[a];
+                for b in 0..3 {
+                    left[a][b] += row[a] * row[b];
+                }
+            }
+        }
+        let mut used = [true; 3];
+        let solution = loop {
+            let solution = solve(&left, &right, used);
+            let least = (0..3).filter(|&part| used[part]).min_by(|&a, &b| solution[a].total_cmp(&solution[b]));
+            match least.filter(|&part| solution[part] < 0.0) {
+                Some(part) => used[part] = false,
+                None => break solution,
+            }
         };
-        if fixed.is_finite() && factor.is_finite() {
-            (self.fixed, self.factor) = (fixed * unit, factor);
+        if solution.iter().all(|value| value.is_finite()) {
+            self.fit = std::array::from_fn(|part| solution[part] * scale[part]);
         }
     }
 
@@ -137,8 +172,8 @@ impl Ratios {
     #[inline]
     fn left(&self, bucket: usize) -> f64 {
         let own = |index: usize| {
-            let Bucket { observed, believed, .. } = self.buckets[index];
-            observed / (self.fixed + self.factor * believed)
+            let Bucket { observed, parts, .. } = &self.buckets[index];
+            observed / sum(&self.fit, parts)
         };
         if self.seen & (1 << bucket) != 0 {
             return own(bucket);
@@ -153,6 +188,21 @@ impl Ratios {
             _ => own(low) + (bucket - low) as f64 / (high - low) as f64 * (own(high) - own(low)),
         }
     }
+}
+
+/// Solves `left * x = right` over the unknowns in use; the others are 0. Symmetric and, by its ridge, definite.
+fn solve(left: &[[f64; 3]; 3], right: &Parts, used: [bool; 3]) -> Parts {
+    let (mut m, mut x) = (*left, *right);
+    for p in (0..3).filter(|&p| used[p]) {
+        for r in (0..3).filter(|&r| used[r] && r != p) {
+            let factor = m[r][p] / m[p][p];
+            for c in 0..3 {
+                m[r][c] -= factor * m[p][c];
+            }
+            x[r] -= factor * x[p];
+        }
+    }
+    std::array::from_fn(|p| if used[p] { x[p] / m[p][p] } else { 0.0 })
 }
 
 /// The half-octave of a number of tokens.

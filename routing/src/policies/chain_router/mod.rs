@@ -386,17 +386,16 @@ impl ChainRouter {
             return true;
         }
         let left = self.lengths.mean.min(f64::from(view.limit().saturating_sub(view.emitted())));
-        // Tokens that the time of catching up would have brought the batch, against the row's gain.
-        let catch_up = ask.costs.seconds(model, &PassShape::uniform(1, lag, 0))
-            - ask.costs.seconds(model, &PassShape::uniform(1, 1, lag.into()));
-        let rate = 1.0 / lead.bare;
+        // What catching up adds to the model's next pass over the batch, against what the batch saves for each token
+        // of the row.
         let target = lead.planned.chain.target();
         let rows = ask.decoding.max(1);
         let context = ask.context_tokens / u64::from(ask.running.max(1));
+        let draft = PassShape::uniform(rows, 1, context);
+        let catch_up = ask.costs.seconds(model, &draft.plus(PassShape::uniform(1, lag, 0)))
+            - ask.costs.seconds(model, &draft);
         let alone = ask.costs.seconds(target, &PassShape::uniform(rows, 1, context));
-        // Seconds of the whole batch saved for each token of one row.
         let saved = (alone / f64::from(rows) - lead.bare).max(0.0);
-        let _ = rate;
         left * saved > catch_up
     }
 
