@@ -34,7 +34,7 @@ pub struct ChainRouterConfig {
 
 impl Default for ChainRouterConfig {
     fn default() -> Self {
-        Self { initial_acceptance: Probability::constant(0.7), probe_rounds: 32, max_window: 8, features: 0xff }
+        Self { initial_acceptance: Probability::constant(0.7), probe_rounds: 32, max_window: 8, features: 0x3f }
     }
 }
 
@@ -47,13 +47,13 @@ impl Recipe for ChainRouterConfig {
             ("initial_acceptance", "0.7", "acceptance believed of a pair never seen"),
             ("probe_rounds", "32", "rounds between looks at stale pairs"),
             ("max_window", "8", "longest window of a level in tokens"),
-            ("features", "255", "bits"),
+            ("features", "63", "bits"),
         ],
         example: r#"{"chain_router": {"max_window": 6}}"#,
     };
 
     fn label(&self) -> String {
-        if self.features == 0xff { String::new() } else { format!("{:x}", self.features) }
+        if self.features == 0x3f { String::new() } else { format!("{:x}", self.features) }
     }
 
     fn build(&self, pool: &Builder<'_>) -> Result<Box<dyn Policy>, PolicyError> {
@@ -71,7 +71,7 @@ impl Recipe for ChainRouterConfig {
             credit: ROWS_PER_SEARCH,
             next_look: u64::from(self.probe_rounds),
             patience: 1,
-            lengths: Lengths { books: Vec::new(), mean: 128.0, weight: 0.0 },
+            lengths: Lengths { books: Vec::new(), mean: 128.0, weight: 0.0, prompts: 0.0, requests: 0.0 },
             alphas: Vec::new(),
             others: Vec::new(),
             joins: Vec::new(),
@@ -125,12 +125,14 @@ struct Lengths {
     books: Vec<(RequestId, u32)>,
     mean: f64,
     weight: f64,
+    prompts: f64,
+    requests: f64,
 }
 
 impl Lengths {
-    fn see(&mut self, slot: Slot, request: RequestId, emitted: u32) {
+    fn see(&mut self, slot: Slot, request: RequestId, emitted: u32, prompt: u32) {
         if slot.index() >= self.books.len() {
-            self.books.resize(slot.index() + 1, (request, 0));
+            self.books.resize(slot.index() + 1, (RequestId(u64::MAX), 0));
         }
         let book = &mut self.books[slot.index()];
         if book.0 != request {
@@ -140,6 +142,8 @@ impl Lengths {
                 self.mean += (ended - self.mean) / self.weight.max(8.0);
             }
             *book = (request, emitted);
+            self.requests = (self.requests + 1.0).min(64.0);
+            self.prompts += (f64::from(prompt) - self.prompts) / self.requests;
         }
         book.1 = emitted;
     }
@@ -228,7 +232,14 @@ impl ChainRouter {
         };
         let mut prompts = [0.0; MAX_MODELS];
         for (model, seconds) in prompts.iter_mut().enumerate().take(self.candidates.models() - 1) {
-            *seconds = traffic.prompt_seconds(costs, ModelId(model as u8), rows, context as u64);
+            *seconds = if self.features & 32 != 0 {
+                let id = ModelId(model as u8);
+                let draft = PassShape::uniform(rows, 1, context as u64);
+                let with = costs.seconds(id, &draft.plus(PassShape::uniform(1, self.lengths.prompts as u32, 0)));
+                (with - costs.seconds(id, &draft)).max(0.0) / self.lengths.mean
+            } else {
+                traffic.prompt_seconds(costs, ModelId(model as u8), rows, context as u64)
+            };
         }
         let features = self.features;
         let charged = |plan: ChainPlan, priced: crate::policy::price::Priced| {
@@ -462,7 +473,7 @@ impl Policy for ChainRouter {
         self.credit = (self.credit + ask.starting.len() as u64).min(4 * ROWS_PER_SEARCH);
         for &slot in ask.starting {
             let view = ask.request(slot);
-            self.lengths.see(slot, view.id(), view.emitted());
+            self.lengths.see(slot, view.id(), view.emitted(), view.prompt_tokens());
         }
         let lead = self.decide(ask);
         let done = self.features & 8 != 0 && self.ride(ask, &lead, plan)
