@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::recipe::{Builder, PolicyEntry, PolicyError, PolicyPool, Recipe};
 use super::target_only::TargetOnlyConfig;
-use super::{BatchTableConfig, ChainRouterConfig, FixedModelConfig, GoodputConfig, SpecRouterConfig, StaticConfig};
+use super::*;
 use crate::policy::Policy;
 
 /// One line for each policy; from it follow the enumeration that scenarios are read into, the
@@ -76,6 +76,14 @@ library! {
     BatchTable(BatchTableConfig),
     /// TurboSpec.
     Goodput(GoodputConfig),
+    /// SGLang's tiers by accepted length.
+    AcceptanceTiers(AcceptanceTiersConfig),
+    /// A draft length that probes after drafts kept whole.
+    CensoredEma(CensoredEmaConfig),
+    /// Stops drafting where the draft model is unsure.
+    ConfidenceStop(ConfidenceStopConfig),
+    /// AdaEDL and SVIP.
+    EntropyStop(EntropyStopConfig),
     /// The SpecRouter paper's scheduler.
     Specrouter(SpecRouterConfig),
     /// Ours: exact pricing, windows by marginal gain.

@@ -4,9 +4,14 @@
 //! import), so a policy of yours gets what these get. To add one: a file with its parameters, its
 //! [`Recipe`](recipe::Recipe) and its [`Policy`](crate::policy::Policy), and a line in `library.rs`.
 
+mod acceptance_tiers;
 mod arms;
 mod batch_table;
+mod books;
+mod censored_ema;
 mod chain_router;
+mod confidence_stop;
+mod entropy_stop;
 mod goodput;
 mod library;
 mod logged;
@@ -15,10 +20,15 @@ mod specrouter;
 mod static_chain;
 mod target_only;
 mod traffic;
+mod windows;
 
+pub use acceptance_tiers::AcceptanceTiersConfig;
 pub use arms::ArmConfig;
 pub use batch_table::{BatchRow, BatchTableConfig, DisableConfig};
+pub use censored_ema::CensoredEmaConfig;
 pub use chain_router::ChainRouterConfig;
+pub use confidence_stop::{ConfidenceStopConfig, Schedule};
+pub use entropy_stop::{EntropyRule, EntropyStopConfig};
 pub use goodput::GoodputConfig;
 pub use library::{PolicyConfig, catalog};
 pub use logged::Logged;

@@ -136,7 +136,8 @@ impl Ratios {
     /// Least squares of relative errors over the sizes seen, nothing below 0, drawn slightly to "as believed": one size
     /// alone does not say which part is wrong.
     fn refit(&mut self) {
-        let seen = (0..BUCKETS).filter(|&index| self.seen >> index & 1 == 1).map(|index| &self.buckets[index]);
+        let seen =
+            (0..BUCKETS).filter(|&index| self.seen >> index & 1 == 1).map(|index| &self.buckets[index]);
         // The first unknown in units of the smallest pass seen.
         let unit = seen.clone().map(|bucket| bucket.observed).fold(f64::INFINITY, f64::min);
         let scale = [unit, 1.0, 1.0];
@@ -157,7 +158,8 @@ impl Ratios {
         let mut used = [true; 3];
         let solution = loop {
             let solution = solve(&left, &right, used);
-            let least = (0..3).filter(|&part| used[part]).min_by(|&a, &b| solution[a].total_cmp(&solution[b]));
+            let least =
+                (0..3).filter(|&part| used[part]).min_by(|&a, &b| solution[a].total_cmp(&solution[b]));
             match least.filter(|&part| solution[part] < 0.0) {
                 Some(part) => used[part] = false,
                 None => break solution,

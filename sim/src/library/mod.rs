@@ -246,4 +246,8 @@ pub fn fixed(models: &[&str], windows: &[u32]) -> PolicyConfig {
     })
 }
 
+mod acceptance_tiers;
+mod censored_ema;
+mod confidence_stop;
+mod entropy_stop;
 mod goodput;

@@ -89,6 +89,19 @@ fn invariant_7_the_policies_of_the_product_are_lossless() {
         r#"{"batch_table": {"chain": ["toy-0", "toy-1", "toy-2"], "table": [{"up_to": 4, "windows": [2, 1]}],
             "disable": {"below": 0.6, "verifications": 1}}}"#
             .to_owned(),
+        r#"{"acceptance_tiers": {"draft": "toy-0", "tiers": [1, 2, 4], "weight": 0.9, "warm_up": 0,
+            "update_every": 1, "hysteresis_down": 0}}"#
+            .to_owned(),
+        r#"{"censored_ema": {"draft": "toy-0", "max_window": 4, "initial": 1, "weight": 0.9}}"#.to_owned(),
+        r#"{"confidence_stop": {"draft": "toy-0", "max_window": 4, "threshold": 0.55,
+            "schedule": "heuristic", "initial_window": 1}}"#
+            .to_owned(),
+        r#"{"confidence_stop": {"draft": "toy-0", "max_window": 4, "threshold": 0.55}}"#.to_owned(),
+        r#"{"entropy_stop": {"draft": "toy-0", "max_window": 4, "lambda": 0.3, "target": 0.7, "epsilon": 0.5,
+            "beta_share": 0, "beta_lambda": 0}}"#
+            .to_owned(),
+        r#"{"entropy_stop": {"draft": "toy-0", "rule": "svip", "max_window": 4, "threshold": 0.95}}"#
+            .to_owned(),
     ];
     let mut unseen: Vec<&str> = catalog().iter().map(|entry| entry.name).collect();
     for (index, config) in configs.into_iter().enumerate() {

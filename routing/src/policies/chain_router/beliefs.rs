@@ -140,7 +140,9 @@ impl Beliefs {
 
     /// Rejections of a request over those of its class.
     pub fn ratio(&self, slot: Slot, request: RequestId, class: ClassId) -> f64 {
-        let Some(own) = self.requests.get(slot.index()).filter(|own| own.request == request) else { return 1.0 };
+        let Some(own) = self.requests.get(slot.index()).filter(|own| own.request == request) else {
+            return 1.0;
+        };
         // Trust in rejections: positions times what one position is expected to reject.
         let usual = if class.index() < self.classes.len() { 0.35 } else { 0.3 };
         let trust = REQUEST * usual;

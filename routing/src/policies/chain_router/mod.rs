@@ -34,7 +34,12 @@ pub struct ChainRouterConfig {
 
 impl Default for ChainRouterConfig {
     fn default() -> Self {
-        Self { initial_acceptance: Probability::constant(0.7), probe_rounds: 32, max_window: 8, features: 0x3f }
+        Self {
+            initial_acceptance: Probability::constant(0.7),
+            probe_rounds: 32,
+            max_window: 8,
+            features: 0x3f,
+        }
     }
 }
 
@@ -159,7 +164,11 @@ impl ChainRouter {
         let mut sums = [[0.0; MAX_MODELS]; MAX_MODELS];
         let models = self.candidates.models();
         for (class, &n) in counts.iter().enumerate().filter(|(_, n)| **n > 0) {
-            let own = if optimistic { self.beliefs.hoped(class, self.rounds) } else { self.beliefs.of_class(class) };
+            let own = if optimistic {
+                self.beliefs.hoped(class, self.rounds)
+            } else {
+                self.beliefs.of_class(class)
+            };
             for v in 1..models {
                 for d in 0..v {
                     sums[d][v] += f64::from(n) * own.get(ModelId(d as u8), ModelId(v as u8));
@@ -194,7 +203,9 @@ impl ChainRouter {
                 if best.price
                     > kept.price
                         * (1.0
-                            - if kept.planned.chain.models() == best.planned.chain.models() || self.features & 1 == 0 {
+                            - if kept.planned.chain.models() == best.planned.chain.models()
+                                || self.features & 1 == 0
+                            {
                                 HYSTERESIS
                             } else {
                                 0.015
@@ -223,7 +234,11 @@ impl ChainRouter {
         let batch = if self.features & 1 != 0 {
             Batch::of(rows, context)
         } else {
-            Batch { catch_up: self.catch_up(ask, rows, self.current), stay_rounds: 512.0, ..Batch::of(rows, context) }
+            Batch {
+                catch_up: self.catch_up(ask, rows, self.current),
+                stay_rounds: 512.0,
+                ..Batch::of(rows, context)
+            }
         };
         let limits = SearchLimits {
             max_window: self.max_window,
@@ -235,7 +250,8 @@ impl ChainRouter {
             *seconds = if self.features & 32 != 0 {
                 let id = ModelId(model as u8);
                 let draft = PassShape::uniform(rows, 1, context as u64);
-                let with = costs.seconds(id, &draft.plus(PassShape::uniform(1, self.lengths.prompts as u32, 0)));
+                let with =
+                    costs.seconds(id, &draft.plus(PassShape::uniform(1, self.lengths.prompts as u32, 0)));
                 (with - costs.seconds(id, &draft)).max(0.0) / self.lengths.mean
             } else {
                 traffic.prompt_seconds(costs, ModelId(model as u8), rows, context as u64)
@@ -243,7 +259,9 @@ impl ChainRouter {
         }
         let features = self.features;
         let charged = |plan: ChainPlan, priced: crate::policy::price::Priced| {
-            let round = if features & 2 != 0 { priced.round_seconds } else {
+            let round = if features & 2 != 0 {
+                priced.round_seconds
+            } else {
                 traffic.with_prompts(costs, &plan, rows, context as u64, priced.round_seconds)
             };
             let lower = &plan.models()[..plan.depth() - 1];
@@ -256,8 +274,10 @@ impl ChainRouter {
             self.others.extend(ranked.iter().map(|r| (r.plan, charged(r.plan, r.priced).price)));
             self.others.sort_by(|a, b| a.1.total_cmp(&b.1));
         }
-        let best = ranked.iter().map(|r| charged(r.plan, r.priced)).min_by(|a, b| a.price.total_cmp(&b.price));
-        let own = self.current.and_then(|plan| ranked.iter().find(|r| r.plan.models() == plan.models()).copied());
+        let best =
+            ranked.iter().map(|r| charged(r.plan, r.priced)).min_by(|a, b| a.price.total_cmp(&b.price));
+        let own =
+            self.current.and_then(|plan| ranked.iter().find(|r| r.plan.models() == plan.models()).copied());
         let kept = match (self.current, own) {
             // The present chain, with the windows that suit it now.
             (Some(_), Some(r)) if features & 4 != 0 => Some(charged(r.plan, r.priced)),
@@ -345,7 +365,14 @@ impl ChainRouter {
         true
     }
 
-    fn allot(&mut self, ask: &Ask<'_>, drafter: ModelId, longest: usize, lead: &Decision, beside: bool) -> (f64, f64) {
+    fn allot(
+        &mut self,
+        ask: &Ask<'_>,
+        drafter: ModelId,
+        longest: usize,
+        lead: &Decision,
+        beside: bool,
+    ) -> (f64, f64) {
         let target = self.candidates.target();
         let rows = ask.decoding.max(1);
         let context = ask.context_tokens / u64::from(ask.running.max(1));
@@ -368,8 +395,13 @@ impl ChainRouter {
         }
         let weight = f64::from(rows) / ask.starting.len() as f64;
         let others = (ask.starting.len() - self.alphas.len()) as f64 * weight;
-        let sure = if !beside && lead.planned.chain.models().first() == Some(&drafter) { lead.planned.chain.windows().first().copied().unwrap_or(0) } else { 0 };
-        let prompt = if beside { PassShape::uniform(1, self.traffic.chunk(), 0) } else { PassShape::default() };
+        let sure = if !beside && lead.planned.chain.models().first() == Some(&drafter) {
+            lead.planned.chain.windows().first().copied().unwrap_or(0)
+        } else {
+            0
+        };
+        let prompt =
+            if beside { PassShape::uniform(1, self.traffic.chunk(), 0) } else { PassShape::default() };
         let mut draft = |n: u32| ask.costs.seconds(drafter, &PassShape::uniform(n, 1, context));
         let mut verify = |tokens: u32| {
             let (r, t) = (f64::from(rows), f64::from(tokens) + others);
@@ -386,7 +418,16 @@ impl ChainRouter {
             ask.costs.seconds(target, &shape.plus(prompt))
         };
         let mut passes = windows::Passes { draft: &mut draft, verify: &mut verify };
-        windows::allot(&self.alphas, weight, longest, usize::from(sure), 1.0 / lead.bare, !beside, &mut passes, &mut self.allotted)
+        windows::allot(
+            &self.alphas,
+            weight,
+            longest,
+            usize::from(sure),
+            1.0 / lead.bare,
+            !beside,
+            &mut passes,
+            &mut self.allotted,
+        )
     }
 
     /// Is `model` up to date for the sequence, or what it lacks worth running?
@@ -413,7 +454,8 @@ impl ChainRouter {
     fn push(&self, drafter: ModelId, target: ModelId, lead: &Decision, plan: &mut Plan) {
         let mut drafting = self.allotted.iter().zip(&self.alphas);
         for &joins in &self.joins {
-            let (window, alpha) = if joins { drafting.next().map_or((0, 0.0), |(w, a)| (*w, *a)) } else { (0, 0.0) };
+            let (window, alpha) =
+                if joins { drafting.next().map_or((0, 0.0), |(w, a)| (*w, *a)) } else { (0, 0.0) };
             let chain = match window {
                 0 => None,
                 n => ChainPlan::new(&[drafter, target], &[u32::from(n)]).ok(),

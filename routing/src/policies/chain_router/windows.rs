@@ -70,8 +70,8 @@ pub(super) fn allot(
         let drafted: f64 = windows.iter().map(|&w| f64::from(w)).sum();
         let seconds = drafts[..usize::from(deepest)].iter().sum::<f64>()
             + (passes.verify)(whole(weight * (drafted + alphas.len() as f64)));
-        let tokens: f64 =
-            weight * alphas.iter().zip(windows.iter()).map(|(&a, &w)| expected_tokens(a, u32::from(w))).sum::<f64>();
+        let tokens: f64 = weight
+            * alphas.iter().zip(windows.iter()).map(|(&a, &w)| expected_tokens(a, u32::from(w))).sum::<f64>();
         let earned = tokens / seconds;
         if best.is_none_or(|(_, _, most)| earned > most) {
             best = Some((seconds, tokens, earned));

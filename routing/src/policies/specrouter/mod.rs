@@ -8,11 +8,11 @@
 
 mod beliefs;
 
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::recipe::{Builder, PolicyEntry, PolicyError, Recipe};
+use super::traffic::Traffic;
 use crate::chain::{ChainPlan, MAX_MODELS};
 use crate::ids::{ModelId, RequestId, Slot};
 use crate::policy::price::{Batch, Candidates, Priced, Pricing};
@@ -22,7 +22,6 @@ use crate::profile::{PassCosts, PassShape};
 use crate::record::Prediction;
 use crate::units::{Positive, Probability};
 use beliefs::Beliefs;
-use super::traffic::Traffic;
 
 /// Who shares a plan.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
