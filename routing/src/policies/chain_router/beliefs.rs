@@ -5,7 +5,8 @@
 
 use crate::chain::MAX_MODELS;
 use crate::estimate::Ema;
-use crate::ids::{ClassId, ModelId, RequestId, Slot};
+use crate::ids::{ModelId, RequestId, Slot};
+use crate::luck::Draws;
 use crate::policy::RowReport;
 use crate::policy::price::AlphaMatrix;
 
@@ -21,11 +22,15 @@ const REQUEST: f64 = 16.0;
 const STRETCH: f64 = 64.0;
 /// Change of an acceptance that makes decisions stale.
 const NEWS: f64 = 0.01;
-/// What a pair never seen may turn out to be at best.
-const BEST_UNSEEN: f64 = 0.95;
-/// How far a pair may have risen since it was seen, at most, and the rounds after which it may have.
+/// Standard deviation of one position's similarity about its pair's, requests and stretches included.
+const POSITION: f64 = 1.0;
+/// Standard deviation of how far a pair has moved since it was seen, at most, and the rounds after which it may have.
 const DRIFT: f64 = 0.1;
 const DRIFT_ROUNDS: f64 = 1024.0;
+/// What a draw of a pair is at most.
+const MOST: f64 = 0.98;
+/// Rejections that one position is expected to have, where trust in positions is put in rejections.
+const USUAL: f64 = 0.35;
 /// Rejections of a request over its class's, at least and at most.
 const RATIO: (f64, f64) = (0.3, 2.0);
 
@@ -59,22 +64,18 @@ pub(super) struct Beliefs {
     classes: Vec<Box<Pairs>>,
     requests: Vec<Own>,
     version: u64,
+    draws: Draws,
 }
 
 impl Beliefs {
-    pub fn new(models: usize, initial: f64) -> Self {
+    pub fn new(models: usize, initial: f64, draws: Draws) -> Self {
         let all = Box::new([[UNSEEN; MAX_MODELS]; MAX_MODELS]);
-        Self { models, initial, all, classes: Vec::new(), requests: Vec::new(), version: 0 }
+        Self { models, initial, all, classes: Vec::new(), requests: Vec::new(), version: 0, draws }
     }
 
     /// Grows when some pair has moved enough to matter.
     pub const fn version(&self) -> u64 {
         self.version
-    }
-
-    /// Classes that have been seen.
-    pub fn classes(&self) -> usize {
-        self.classes.len()
     }
 
     /// Learns from one verification in round `round`.
@@ -90,7 +91,7 @@ impl Beliefs {
             self.version += 1;
         }
         // A request is measured against what was believed before it spoke.
-        let expected = 1.0 - self.class_pair(class, d, v);
+        let expected = 1.0 - self.believed(class, d, v);
         if row.slot.index() >= self.requests.len() {
             self.requests.resize(row.slot.index() + 1, Own::default());
         }
@@ -106,7 +107,7 @@ impl Beliefs {
             seen.mean.add(mean, n, HALF_LIFE);
             seen.round = round;
         }
-        let now = self.class_pair(class, d, v);
+        let now = self.believed(class, d, v);
         let told = &mut self.classes[class][d][v].told;
         if !((now - *told).abs() <= NEWS) {
             *told = now;
@@ -116,19 +117,24 @@ impl Beliefs {
 
     /// The acceptance of every pair in a class.
     pub fn of_class(&self, class: usize) -> AlphaMatrix {
-        self.matrix(|d, v| self.class_pair(class, d, v))
+        self.matrix(|d, v| self.believed(class, d, v))
     }
 
-    /// The acceptance of every pair in a class at its best: what a look might find.
-    pub fn hoped(&self, class: usize, round: u64) -> AlphaMatrix {
-        self.matrix(|d, v| match self.all[d][v].mean.get() {
-            Some(_) => {
-                let seen = &self.all[d][v];
-                let unsure = 1.0 / libm::sqrt(seen.mean.weight() + PRIOR);
-                let stale = ((round - seen.round) as f64 / DRIFT_ROUNDS).min(1.0);
-                self.class_pair(class, d, v) + unsure + DRIFT * stale
-            }
-            None => self.bounds(d, v).1.min(BEST_UNSEEN),
+    /// The acceptance of one pair in a class.
+    pub fn class_pair(&self, class: usize, drafter: ModelId, verifier: ModelId) -> f64 {
+        self.believed(class, drafter.index(), verifier.index())
+    }
+
+    /// A draw of every pair in a class from what is believed of it: the less was seen of a pair and the longer ago, the
+    /// wider. Within the triangle for a pair never seen.
+    pub fn drawn(&self, class: usize, round: u64) -> AlphaMatrix {
+        self.matrix(|d, v| {
+            let seen = &self.all[d][v];
+            let age = (round - seen.round) as f64 / DRIFT_ROUNDS;
+            let unsure = POSITION / libm::sqrt(seen.mean.weight() + PRIOR) + DRIFT * age.min(1.0);
+            let normal = self.draws.normal(round, (d * MAX_MODELS + v) as u64);
+            let (low, high) = if seen.mean.get().is_none() { self.bounds(d, v) } else { (0.0, 1.0) };
+            (self.believed(class, d, v) + unsure * normal).clamp(low, high).min(MOST)
         })
     }
 
@@ -139,13 +145,11 @@ impl Beliefs {
     }
 
     /// Rejections of a request over those of its class.
-    pub fn ratio(&self, slot: Slot, request: RequestId, class: ClassId) -> f64 {
+    pub fn ratio(&self, slot: Slot, request: RequestId) -> f64 {
         let Some(own) = self.requests.get(slot.index()).filter(|own| own.request == request) else {
             return 1.0;
         };
-        // Trust in rejections: positions times what one position is expected to reject.
-        let usual = if class.index() < self.classes.len() { 0.35 } else { 0.3 };
-        let trust = REQUEST * usual;
+        let trust = REQUEST * USUAL;
         ((own.seen + trust) / (own.expected + trust)).clamp(RATIO.0, RATIO.1)
     }
 
@@ -167,7 +171,7 @@ impl Beliefs {
         shrunk(&self.all[d][v].mean, PRIOR, prior)
     }
 
-    fn class_pair(&self, class: usize, d: usize, v: usize) -> f64 {
+    fn believed(&self, class: usize, d: usize, v: usize) -> f64 {
         let pair = self.pair(d, v);
         self.classes.get(class).map_or(pair, |pairs| shrunk(&pairs[d][v].mean, CLASS, pair))
     }
@@ -189,4 +193,83 @@ impl Beliefs {
 /// A mean drawn to `prior` with `trust` positions' worth of weight.
 fn shrunk(mean: &Ema, trust: f64, prior: f64) -> f64 {
     mean.get().map_or(prior, |value| (mean.weight() * value + trust * prior) / (mean.weight() + trust))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::ClassId;
+    use crate::luck::{Luck, Stream};
+
+    fn beliefs(models: usize) -> Beliefs {
+        Beliefs::new(models, 0.7, Luck::new(1).stream(Stream::Policy))
+    }
+
+    /// `n` rounds of 4 examined positions each.
+    fn show(beliefs: &mut Beliefs, (d, v): (u8, u8), class: u16, request: u64, similarity: f32, n: u64) {
+        for round in 0..n {
+            let row = RowReport {
+                slot: Slot(request as u32),
+                request: RequestId(request),
+                class: ClassId(class),
+                drafter: ModelId(d),
+                verifier: ModelId(v),
+                drafted: 4,
+                accepted: 2,
+                examined: 4,
+                similarity: 4.0 * similarity,
+                committed: 3,
+            };
+            beliefs.learn(&row, round);
+        }
+    }
+
+    #[test]
+    fn a_class_never_seen_is_believed_like_all_and_one_seen_by_itself() {
+        let mut b = beliefs(2);
+        show(&mut b, (0, 1), 0, 1, 0.4, 2000);
+        assert!((b.class_pair(0, ModelId(0), ModelId(1)) - 0.4).abs() < 0.02);
+        assert!((b.class_pair(7, ModelId(0), ModelId(1)) - 0.4).abs() < 0.02, "all that is known");
+        show(&mut b, (0, 1), 1, 2, 0.9, 2000);
+        assert!((b.class_pair(1, ModelId(0), ModelId(1)) - 0.9).abs() < 0.03);
+        assert!((b.class_pair(0, ModelId(0), ModelId(1)) - 0.4).abs() < 0.06, "a class keeps its own");
+    }
+
+    #[test]
+    fn a_pair_never_seen_lies_within_the_triangle_of_those_seen() {
+        let mut b = beliefs(3);
+        show(&mut b, (0, 2), 0, 1, 0.55, 20_000);
+        show(&mut b, (1, 2), 0, 2, 0.92, 20_000);
+        let alpha = b.of_class(0).get(ModelId(0), ModelId(1));
+        assert!((alpha - 0.63).abs() < 0.01, "at most 1 − (0.45 − 0.08): {alpha}");
+        for round in 20_000..20_100 {
+            let drawn = b.drawn(0, round).get(ModelId(0), ModelId(1));
+            assert!((0.46..=0.64).contains(&drawn), "{drawn}");
+        }
+    }
+
+    #[test]
+    fn what_a_request_rejects_beyond_its_class_is_its_own() {
+        let mut b = beliefs(2);
+        show(&mut b, (0, 1), 0, 1, 0.6, 4000);
+        show(&mut b, (0, 1), 0, 2, 0.8, 12);
+        let (usual, easy) = (b.ratio(Slot(1), RequestId(1)), b.ratio(Slot(2), RequestId(2)));
+        assert!((usual - 1.0).abs() < 0.05 && easy < 0.75, "{usual} {easy}");
+        assert_eq!(b.ratio(Slot(2), RequestId(3)), 1.0, "a slot's new request is a stranger");
+    }
+
+    #[test]
+    fn draws_narrow_as_a_pair_is_seen_and_widen_as_it_is_not() {
+        let mut b = beliefs(2);
+        let spread = |b: &Beliefs, from: u64| {
+            let draws: Vec<f64> =
+                (from..from + 400).map(|r| b.drawn(0, r).get(ModelId(0), ModelId(1))).collect();
+            let mean = draws.iter().sum::<f64>() / 400.0;
+            (draws.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / 400.0).sqrt()
+        };
+        let before = spread(&b, 0);
+        show(&mut b, (0, 1), 0, 1, 0.6, 1000);
+        let (fresh, stale) = (spread(&b, 1000), spread(&b, 40_000));
+        assert!(fresh < 0.6 * before && stale > 1.5 * fresh, "{before} {fresh} {stale}");
+    }
 }

@@ -1,0 +1,219 @@
+//! The lead: for each load the chain and windows with the least expected time per token.
+
+use super::beliefs::Beliefs;
+use super::lengths::Lengths;
+use crate::chain::{ChainPlan, MAX_MODELS};
+use crate::ids::ModelId;
+use crate::policies::traffic::Traffic;
+use crate::policy::price::{AlphaMatrix, Batch, Candidates, Priced, Pricing};
+use crate::policy::search::{Limits, Search};
+use crate::policy::{Ask, Planned};
+use crate::profile::{PassCosts, PassShape};
+use crate::record::Prediction;
+
+/// Sequences planned for each search at most: searching stays a small part of deciding.
+const ROWS_PER_SEARCH: u64 = 256;
+/// A lead with other windows must be better by this share, one with other models by more: those have caches to fill.
+const WINDOWS_GAIN: f64 = 0.005;
+const MODELS_GAIN: f64 = 0.015;
+/// Starting sequences whose classes are counted.
+const SAMPLE: usize = 64;
+/// Classes told apart.
+const MOST_CLASSES: usize = 16;
+
+/// A plan for the whole batch, and its price.
+#[derive(Clone, Copy)]
+pub(super) struct Lead {
+    pub planned: Planned,
+    /// Expected seconds per token of the batch, with what prompts to come cost the chain's lower models.
+    pub price: f64,
+    /// The same without.
+    pub seconds_per_token: f64,
+    /// What plain decoding takes.
+    pub alone: f64,
+}
+
+impl Lead {
+    pub fn chain(&self) -> &ChainPlan {
+        &self.planned.chain
+    }
+}
+
+/// What was decided at a load, and what it rests on.
+#[derive(Clone)]
+struct Standing {
+    stamp: (u64, u64),
+    lead: Lead,
+}
+
+/// The leads by load.
+pub(super) struct Leads {
+    candidates: Candidates,
+    max_window: u32,
+    search: Search,
+    /// What prompts did to the target's passes.
+    pub traffic: Traffic,
+    by_load: Vec<Option<Standing>>,
+    /// The lead that most recently led.
+    present: Option<ChainPlan>,
+    /// Plans of the newest search, best first.
+    others: Vec<(ChainPlan, f64)>,
+    chains: Vec<ChainPlan>,
+    /// Rows planned since they last paid for a search.
+    credit: u64,
+}
+
+impl Leads {
+    pub fn new(candidates: Candidates, max_window: u32) -> Self {
+        Self {
+            candidates,
+            max_window,
+            search: Search::new(),
+            traffic: Traffic::default(),
+            by_load: Vec::new(),
+            present: None,
+            others: Vec::new(),
+            chains: Vec::new(),
+            credit: ROWS_PER_SEARCH,
+        }
+    }
+
+    /// Plans of the newest search, best first.
+    pub fn others(&self) -> &[ChainPlan] {
+        &self.chains
+    }
+
+    /// The lead for the present load, and whether it brought other models; searched anew when what it rests on has
+    /// moved and enough rows have been planned to pay for it.
+    pub fn decide(&mut self, ask: &Ask<'_>, beliefs: &Beliefs, lengths: &Lengths) -> (Lead, bool) {
+        self.credit = (self.credit + ask.starting.len() as u64).min(4 * ROWS_PER_SEARCH);
+        let load = bucket(ask.decoding);
+        if load >= self.by_load.len() {
+            self.by_load.resize(load + 1, None);
+        }
+        let stamp = (ask.costs.version(), beliefs.version());
+        if let Some(known) = &self.by_load[load]
+            && (known.stamp == stamp || self.credit < ROWS_PER_SEARCH)
+        {
+            self.present = Some(*known.lead.chain());
+            return (known.lead, false);
+        }
+        self.credit = self.credit.saturating_sub(ROWS_PER_SEARCH);
+        let present = self.present;
+        let alpha = mixed(ask, self.candidates.models(), |class| beliefs.of_class(class));
+        let (best, kept) = self.best(ask, &alpha, lengths, present);
+        self.others.sort_by(|a, b| a.1.total_cmp(&b.1));
+        self.chains.clear();
+        self.chains.extend(self.others.iter().map(|(chain, _)| *chain));
+        let lead = match kept {
+            Some(kept) => {
+                let same = kept.chain().models() == best.chain().models();
+                let gain = if same { WINDOWS_GAIN } else { MODELS_GAIN };
+                if best.price > kept.price * (1.0 - gain) { kept } else { best }
+            }
+            None => best,
+        };
+        let moved = present.is_some_and(|present| present.models() != lead.chain().models());
+        self.present = Some(*lead.chain());
+        self.by_load[load] = Some(Standing { stamp, lead });
+        (lead, moved)
+    }
+
+    /// The lead under a draw of what pairs may be.
+    pub fn hoped(&mut self, ask: &Ask<'_>, beliefs: &Beliefs, lengths: &Lengths, round: u64) -> Lead {
+        let alpha = mixed(ask, self.candidates.models(), |class| beliefs.drawn(class, round));
+        self.best(ask, &alpha, lengths, None).0
+    }
+
+    /// The best plan at these acceptances, and the chain that leads at present with the windows that suit it now.
+    fn best(
+        &mut self,
+        ask: &Ask<'_>,
+        alpha: &AlphaMatrix,
+        lengths: &Lengths,
+        present: Option<ChainPlan>,
+    ) -> (Lead, Option<Lead>) {
+        let rows = ask.decoding.max(1);
+        let context = ask.context_tokens / u64::from(ask.running.max(1));
+        let costs = ask.costs;
+        let seconds = |model: ModelId, shape: &PassShape| costs.seconds(model, shape);
+        // What each committed token costs a lower model for the prompts of requests to come.
+        let mut prompts = [0.0; MAX_MODELS];
+        for (model, charge) in prompts.iter_mut().enumerate().take(self.candidates.models() - 1) {
+            let (id, draft) = (ModelId(model as u8), PassShape::uniform(rows, 1, context));
+            let with = draft.plus(PassShape::uniform(1, lengths.prompt() as u32, 0));
+            *charge = (costs.seconds(id, &with) - costs.seconds(id, &draft)).max(0.0) / lengths.output();
+        }
+        let batch = Batch::of(rows, context as f64);
+        let limits =
+            Limits { max_window: self.max_window, max_block: ask.limits.max_block, ..Limits::default() };
+        let target = self.candidates.target();
+        let alone = costs.seconds(target, &PassShape::uniform(rows, 1, context)) / f64::from(rows);
+        let lead = |plan: ChainPlan, priced: Priced| {
+            let lower = &plan.models()[..plan.depth() - 1];
+            let charge: f64 = lower.iter().map(|model| prompts[model.index()]).sum();
+            let tokens = (priced.tokens / f64::from(rows)) as f32;
+            let predicted =
+                Prediction { round_seconds: priced.round_seconds as f32, tokens, propensity: 1.0 };
+            Lead {
+                planned: Planned { chain: plan, predicted: Some(predicted) },
+                price: priced.seconds_per_token + charge,
+                seconds_per_token: priced.seconds_per_token,
+                alone,
+            }
+        };
+        let ranked = self.search.run(&self.candidates, alpha, &batch, &seconds, &limits, Pricing::Lockstep);
+        let leads = || ranked.iter().map(|r| lead(r.plan, r.priced));
+        self.others.clear();
+        self.others.extend(leads().map(|lead| (*lead.chain(), lead.price)));
+        let best = leads().min_by(|a, b| a.price.total_cmp(&b.price));
+        let kept = present.and_then(|plan| leads().find(|lead| lead.chain().models() == plan.models()));
+        let plain = || {
+            lead(
+                ChainPlan::target_only(target),
+                Priced {
+                    round_seconds: alone * f64::from(rows),
+                    tokens: f64::from(rows),
+                    seconds_per_token: alone,
+                },
+            )
+        };
+        (best.unwrap_or_else(plain), kept)
+    }
+}
+
+/// The mean acceptance of the sequences that start, class by class.
+fn mixed(ask: &Ask<'_>, models: usize, of_class: impl Fn(usize) -> AlphaMatrix) -> AlphaMatrix {
+    let mut counts = [0u32; MOST_CLASSES];
+    for &slot in &ask.starting[..ask.starting.len().min(SAMPLE)] {
+        counts[ask.request(slot).class().index().min(MOST_CLASSES - 1)] += 1;
+    }
+    let total: u32 = counts.iter().sum();
+    let mut sums = [[0.0; MAX_MODELS]; MAX_MODELS];
+    for (class, &count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
+        let own = of_class(class);
+        for (d, v) in pairs(models) {
+            sums[d][v] += f64::from(count) * own.get(ModelId(d as u8), ModelId(v as u8));
+        }
+    }
+    let mut out = AlphaMatrix::uniform(0.0);
+    for (d, v) in pairs(models) {
+        out.set(ModelId(d as u8), ModelId(v as u8), sums[d][v] / f64::from(total.max(1)));
+    }
+    out
+}
+
+/// Drafters under verifiers, by index.
+fn pairs(models: usize) -> impl Iterator<Item = (usize, usize)> {
+    (1..models).flat_map(|v| (0..v).map(move |d| (d, v)))
+}
+
+/// Batches that are decided alike: each size up to 16, then eight to a doubling.
+fn bucket(rows: u32) -> usize {
+    let rows = rows.max(1);
+    if rows <= 16 {
+        return rows as usize;
+    }
+    let power = 31 - rows.leading_zeros(); // at least 4
+    16 + ((power as usize - 4) << 3) + ((rows >> (power - 3)) as usize & 7)
+}
