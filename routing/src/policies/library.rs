@@ -6,7 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use super::recipe::{Builder, PolicyEntry, PolicyError, PolicyPool, Recipe};
 use super::target_only::TargetOnlyConfig;
-use super::{BatchTableConfig, FixedModelConfig, GoodputConfig, SpecRouterConfig, StaticConfig};
+use super::{
+    AdaptiveVerificationConfig, BatchTableConfig, FixedModelConfig, GoodputConfig, LatencyTableConfig,
+    ProbeConfig, SloAwareConfig, SpecRouterConfig, StaticConfig,
+};
 use crate::policy::Policy;
 
 /// One line for each policy; from it follow the enumeration that scenarios are read into, the
@@ -74,8 +77,16 @@ library! {
     Static(StaticConfig),
     /// Window by batch size.
     BatchTable(BatchTableConfig),
+    /// Window by batch size from offline latencies and acceptance rates.
+    LatencyTable(LatencyTableConfig),
+    /// The fastest of a few plans, by measuring them.
+    Probe(ProbeConfig),
     /// TurboSpec.
     Goodput(GoodputConfig),
+    /// DSpark's adaptive verification, from histories.
+    AdaptiveVerification(AdaptiveVerificationConfig),
+    /// AdaServe over chains.
+    SloAware(SloAwareConfig),
     /// The SpecRouter paper's scheduler.
     Specrouter(SpecRouterConfig),
 }

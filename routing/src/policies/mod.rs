@@ -4,22 +4,31 @@
 //! import), so a policy of yours gets what these get. To add one: a file with its parameters, its
 //! [`Recipe`](recipe::Recipe) and its [`Policy`](crate::policy::Policy), and a line in `library.rs`.
 
+mod adaptive_verification;
 mod arms;
 mod batch_table;
 mod goodput;
+mod histories;
+mod latency_table;
 mod library;
 mod logged;
+mod probe;
 mod recipe;
+mod slo_aware;
 mod specrouter;
 mod static_chain;
 mod target_only;
 
+pub use adaptive_verification::AdaptiveVerificationConfig;
 pub use arms::ArmConfig;
 pub use batch_table::{BatchRow, BatchTableConfig, DisableConfig};
 pub use goodput::GoodputConfig;
+pub use latency_table::{LatencyRow, LatencyTableConfig};
 pub use library::{PolicyConfig, catalog};
 pub use logged::Logged;
+pub use probe::ProbeConfig;
 pub use recipe::{PolicyEntry, PolicyError, PolicyPool};
+pub use slo_aware::SloAwareConfig;
 pub use specrouter::{Scope, SpecRouterConfig};
 pub use static_chain::{StaticChain, StaticConfig, StopConfig};
 pub use target_only::FixedModelConfig;
