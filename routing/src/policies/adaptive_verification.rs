@@ -4,7 +4,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::histories::{Histories, seven_tenths, sixteen, sixty_four};
+use super::histories::{Histories, seven_tenths, sixty_four, thirty_two};
 use super::recipe::{Builder, PolicyEntry, PolicyError, Recipe};
 use crate::chain::{ChainPlan, MAX_BLOCK};
 use crate::ids::ModelId;
@@ -30,7 +30,7 @@ pub struct AdaptiveVerificationConfig {
     #[serde(default = "seven_tenths")]
     pub initial_acceptance: Probability,
     /// Positions' worth of trust in a request's class against what the request itself has shown.
-    #[serde(default = "sixteen")]
+    #[serde(default = "thirty_two")]
     pub prior: Positive,
     /// Rounds after which a verdict counts half.
     #[serde(default = "sixty_four")]
@@ -55,7 +55,7 @@ impl Recipe for AdaptiveVerificationConfig {
             ("max_window", "8", "longest draft of a sequence in tokens"),
             ("refresh_rounds", "4", "rounds of the batch for which a budget stands"),
             ("initial_acceptance", "0.7", "acceptance believed before the first verification"),
-            ("prior", "16", "positions' worth of trust in the class against the request"),
+            ("prior", "32", "positions' worth of trust in the class against the request"),
             ("half_life", "64", "rounds after which a verdict counts half"),
         ],
         example: r#"{"adaptive_verification": {"draft": "small"}}"#,

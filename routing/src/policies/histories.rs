@@ -120,8 +120,8 @@ pub(super) const fn sixty_four() -> Positive {
     Positive::constant(64.0)
 }
 
-pub(super) const fn sixteen() -> Positive {
-    Positive::constant(16.0)
+pub(super) const fn thirty_two() -> Positive {
+    Positive::constant(32.0)
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::collections::BinaryHeap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::histories::{Histories, seven_tenths, sixteen, sixty_four};
+use super::histories::{Histories, seven_tenths, sixty_four, thirty_two};
 use super::recipe::{Builder, PolicyEntry, PolicyError, Recipe};
 use crate::chain::ChainPlan;
 use crate::ids::ModelId;
@@ -33,14 +33,14 @@ pub struct SloAwareConfig {
     /// tighter.
     #[serde(default = "five_percent")]
     pub headroom: Probability,
-    /// What is left of the budget goes to no token less likely to survive than this.
+    /// No token less likely to survive than this is drafted.
     #[serde(default = "ten_percent")]
     pub least_survival: Probability,
     /// Acceptance believed before the first verification.
     #[serde(default = "seven_tenths")]
     pub initial_acceptance: Probability,
     /// Positions' worth of trust in a request's class against what the request itself has shown.
-    #[serde(default = "sixteen")]
+    #[serde(default = "thirty_two")]
     pub prior: Positive,
     /// Rounds after which a verdict counts half.
     #[serde(default = "sixty_four")]
@@ -73,9 +73,9 @@ impl Recipe for SloAwareConfig {
                 "tokens of a verification by the whole batch, one for each sequence included",
             ),
             ("headroom", "0.05", "share of its TPOT that a request keeps in hand"),
-            ("least_survival", "0.1", "the rest of the budget goes to no token less likely to survive"),
+            ("least_survival", "0.1", "no token less likely to survive is drafted"),
             ("initial_acceptance", "0.7", "acceptance believed before the first verification"),
-            ("prior", "16", "positions' worth of trust in the class against the request"),
+            ("prior", "32", "positions' worth of trust in the class against the request"),
             ("half_life", "64", "rounds after which a verdict counts half"),
         ],
         example: r#"{"slo_aware": {"draft": "small"}}"#,
@@ -156,7 +156,7 @@ impl PartialOrd for Next {
 /// How a budget of drafted tokens is shared; keeps its buffers.
 #[derive(Default)]
 struct Shares {
-    /// No token less likely to survive is drafted without need.
+    /// No token less likely to survive is drafted.
     least: f64,
     all: Vec<Share>,
     order: Vec<u32>,
@@ -178,7 +178,7 @@ impl Shares {
             let share = &mut all[index as usize];
             let needed = share.need.min(f64::from(longest) + 1.0);
             let mut expected = 1.0;
-            while expected < needed && share.window < longest && budget > 0 {
+            while expected < needed && share.window < longest && share.next >= self.least && budget > 0 {
                 expected += share.next;
                 share.draft();
                 budget -= 1;
@@ -214,7 +214,9 @@ fn needed(since: f64, round: f64, tpot: f64, after: f64) -> f64 {
 /// Shares a budget of verified tokens by need, then by survival.
 ///
 /// Left open by the paper, decided here: survivals are powers of an acceptance from each request's
-/// history, never confidences of the draft that is planned (rule R3). The round that is planned is
+/// history, never confidences of the draft that is planned (rule R3). A chain's tokens are drafted one
+/// after another, a pass each, so hopeless ones are left out even where they are needed: without that
+/// a request behind by more than `1 / (1 − α)` tokens would draft the longest chain for nothing. The round that is planned is
 /// taken to last as long as a full budget after as many draft passes as the longest draft of the
 /// last plan. Sequences in mid-round have had their part of the budget: those that start get theirs
 /// in proportion to their number. A request without a TPOT needs nothing and gets what is left.
@@ -374,11 +376,11 @@ mod tests {
         // Of 6, three are left for the other: .9, .81, .729 before .0625.
         assert_eq!(windows(&[(0.9, none), (0.5, 1.8)], 6, 8), [3, 3]);
         // Two in need of the same budget: the one that is later goes first.
-        assert_eq!(windows(&[(0.5, 2.5), (0.5, 5.0)], 4, 4), [0, 4]);
+        assert_eq!(windows(&[(0.5, 2.5), (0.5, 5.0)], 3, 4), [0, 3]);
         assert_eq!(windows(&[(0.5, none), (0.5, none)], 1, 4), [1, 0], "of equals the older");
-        // Nothing less likely than a tenth is drafted without need: .5^3 = .125, .5^4 = .0625.
+        // Nothing less likely than a tenth is drafted, whatever the need: .5^3 = .125, .5^4 = .0625.
         assert_eq!(windows(&[(0.5, none)], 100, 8), [3]);
-        assert_eq!(windows(&[(0.5, 100.0)], 100, 8), [8]);
+        assert_eq!(windows(&[(0.5, 100.0)], 100, 8), [3]);
     }
 
     #[test]
