@@ -4,9 +4,10 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::arms::with_draft;
 use super::histories::{Histories, seven_tenths, sixty_four, thirty_two};
 use super::recipe::{Builder, PolicyEntry, PolicyError, Recipe};
-use crate::chain::{ChainPlan, MAX_BLOCK};
+use crate::chain::MAX_BLOCK;
 use crate::ids::ModelId;
 use crate::policy::maths::expected_tokens;
 use crate::policy::{Ask, Needs, PassReport, Plan, Planned, Policy};
@@ -251,8 +252,7 @@ impl Policy for AdaptiveVerification {
             let alpha = self.histories.acceptance(slot, view.id(), view.class());
             let window = self.standing.as_ref().map_or(0, |standing| standing.budget.windows[bin(alpha)]);
             let window = u32::from(window).min(ask.limits.max_block);
-            let chain = ChainPlan::new(&[self.draft, self.target], &[window])
-                .unwrap_or(ChainPlan::target_only(self.target));
+            let chain = with_draft(self.draft, self.target, window);
             let predicted = self.standing.as_ref().map(|standing| Prediction {
                 round_seconds: standing.budget.seconds as f32,
                 tokens: expected_tokens(alpha, window) as f32,

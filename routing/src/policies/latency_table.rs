@@ -4,8 +4,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::arms::with_draft;
 use super::recipe::{Builder, PolicyEntry, PolicyError, Recipe};
-use crate::chain::ChainPlan;
 use crate::ids::ModelId;
 use crate::policy::{Ask, Plan, Planned, Policy};
 use crate::profile::{PassCosts, PassShape};
@@ -42,7 +42,7 @@ pub struct LatencyRow {
     /// Sequences decoding at once.
     pub batch: u32,
     /// Milliseconds of a round that drafts 0, 1, 2, … tokens; null for a length that was not measured,
-    /// which is never chosen at this batch size.
+    /// which is not chosen from this row or between it and another.
     pub ms: Vec<Option<Positive>>,
 }
 
@@ -188,8 +188,7 @@ struct LatencyTable {
 impl LatencyTable {
     fn decide(&self, rows: u32) -> Planned {
         let window = self.table.best(rows);
-        let chain = ChainPlan::new(&[self.draft, self.target], &[window])
-            .unwrap_or(ChainPlan::target_only(self.target));
+        let chain = with_draft(self.draft, self.target, window);
         let predicted = Prediction {
             round_seconds: self.table.seconds(rows, window) as f32,
             tokens: self.table.tokens(window) as f32,
@@ -228,6 +227,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::luck::{Luck, Stream};
+    use crate::policies::PolicyPool;
+    use crate::policy::price::Candidates;
 
     const EAGLE_1: [f64; 7] = [0.68, 0.39, 0.20, 0.10, 0.06, 0.03, 0.02];
     const EAGLE_3: [f64; 7] = [0.76, 0.54, 0.39, 0.28, 0.21, 0.15, 0.12];
@@ -283,6 +285,25 @@ mod tests {
         let mut one = Latencies::default();
         one.profile(1, |_| 1.0, |_, _| 1.0);
         assert_eq!(one.rows, [(1, vec![1.0])]);
+    }
+
+    #[test]
+    fn tables_that_are_none_are_refused() {
+        let names = ["small", "large"].map(String::from);
+        let draws = Luck::new(1).stream(Stream::Policy);
+        let pool = PolicyPool { names: &names, candidates: Candidates::all(2), max_block: 32, draws };
+        let refused = |line: &str| {
+            let config: LatencyTableConfig = serde_json::from_str(line).unwrap();
+            config
+                .build(&Builder { pool: &pool, policy: "latency_table" })
+                .err()
+                .map(|error| error.to_string())
+        };
+        let said = |line: &str| refused(line).unwrap();
+        insta::assert_snapshot!(said(r#"{"draft": "small", "rates": [0.5, 0.6]}"#), @"policy latency_table: rates must be chances that never rise, got [0.5, 0.6]");
+        insta::assert_snapshot!(said(r#"{"draft": "small", "itl_ms": [{"batch": 1, "ms": []}]}"#), @"policy latency_table: itl_ms must be rows that begin with the latency of no draft, got a row of batch 1 without");
+        insta::assert_snapshot!(said(r#"{"draft": "small", "itl_ms": [{"batch": 2, "ms": [1]}, {"batch": 2, "ms": [1]}]}"#), @"policy latency_table: itl_ms must be rows of ascending batch, got [2, 2]");
+        assert_eq!(refused(r#"{"draft": "small", "itl_ms": [{"batch": 2, "ms": [1, null, 3]}]}"#), None);
     }
 
     proptest! {

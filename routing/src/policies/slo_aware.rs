@@ -7,10 +7,11 @@ use std::collections::BinaryHeap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::arms::with_draft;
 use super::histories::{Histories, seven_tenths, sixty_four, thirty_two};
 use super::recipe::{Builder, PolicyEntry, PolicyError, Recipe};
-use crate::chain::ChainPlan;
 use crate::ids::ModelId;
+use crate::policy::maths::expected_tokens;
 use crate::policy::{Ask, Needs, PassReport, Plan, Planned, Policy, RequestView};
 use crate::profile::{PassCosts, PassShape};
 use crate::record::Prediction;
@@ -332,9 +333,8 @@ impl Policy for SloAware {
         self.longest = 0;
         for share in &self.shares.all {
             self.longest = self.longest.max(share.window);
-            let chain = ChainPlan::new(&[self.draft, self.target], &[share.window])
-                .unwrap_or(ChainPlan::target_only(self.target));
-            let tokens = crate::policy::maths::expected_tokens(share.alpha, share.window);
+            let chain = with_draft(self.draft, self.target, share.window);
+            let tokens = expected_tokens(share.alpha, share.window);
             let predicted =
                 Prediction { round_seconds: seconds as f32, tokens: tokens as f32, propensity: 1.0 };
             plan.push(Planned { chain, predicted: Some(predicted) });
