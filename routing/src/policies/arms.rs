@@ -52,3 +52,9 @@ fn usual(pool: &Builder<'_>) -> Vec<ChainPlan> {
     let fits = |plan: &ChainPlan| limits.candidates.allows(plan) && plan.block() <= limits.max_block;
     std::iter::once(ChainPlan::target_only(target)).chain(plans.filter(fits)).collect()
 }
+
+/// `draft` below `target` with a window; plain decoding for a window of 0, or one that is none.
+pub(super) fn with_draft(draft: ModelId, target: ModelId, window: u32) -> ChainPlan {
+    let plain = ChainPlan::target_only(target);
+    if window == 0 { plain } else { ChainPlan::new(&[draft, target], &[window]).unwrap_or(plain) }
+}

@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 use super::recipe::{Builder, PolicyEntry, PolicyError, PolicyPool, Recipe};
 use super::target_only::TargetOnlyConfig;
 use super::*;
+use super::{
+    AdaptiveVerificationConfig, BatchTableConfig, FixedModelConfig, GoodputConfig, LatencyTableConfig,
+    ProbeConfig, SloAwareConfig, SpecRouterConfig, StaticConfig,
+};
 use crate::policy::Policy;
 
 /// One line for each policy; from it follow the enumeration that scenarios are read into, the
@@ -74,6 +78,10 @@ library! {
     Static(StaticConfig),
     /// Window by batch size.
     BatchTable(BatchTableConfig),
+    /// Window by batch size from offline latencies and acceptance rates.
+    LatencyTable(LatencyTableConfig),
+    /// The fastest of a few plans, by measuring them.
+    Probe(ProbeConfig),
     /// TurboSpec.
     Goodput(GoodputConfig),
     /// SGLang's tiers by accepted length.
@@ -84,6 +92,10 @@ library! {
     ConfidenceStop(ConfidenceStopConfig),
     /// AdaEDL and SVIP.
     EntropyStop(EntropyStopConfig),
+    /// DSpark's adaptive verification, from histories.
+    AdaptiveVerification(AdaptiveVerificationConfig),
+    /// AdaServe over chains.
+    SloAware(SloAwareConfig),
     /// The SpecRouter paper's scheduler.
     Specrouter(SpecRouterConfig),
     /// Ours: exact pricing, windows by marginal gain.

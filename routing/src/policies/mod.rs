@@ -5,6 +5,7 @@
 //! [`Recipe`](recipe::Recipe) and its [`Policy`](crate::policy::Policy), and a line in `library.rs`.
 
 mod acceptance_tiers;
+mod adaptive_verification;
 mod arms;
 mod batch_table;
 mod books;
@@ -13,9 +14,13 @@ mod chain_router;
 mod confidence_stop;
 mod entropy_stop;
 mod goodput;
+mod histories;
+mod latency_table;
 mod library;
 mod logged;
+mod probe;
 mod recipe;
+mod slo_aware;
 mod specrouter;
 mod static_chain;
 mod target_only;
@@ -23,6 +28,7 @@ mod traffic;
 mod windows;
 
 pub use acceptance_tiers::AcceptanceTiersConfig;
+pub use adaptive_verification::AdaptiveVerificationConfig;
 pub use arms::ArmConfig;
 pub use batch_table::{BatchRow, BatchTableConfig, DisableConfig};
 pub use censored_ema::CensoredEmaConfig;
@@ -30,9 +36,12 @@ pub use chain_router::ChainRouterConfig;
 pub use confidence_stop::{ConfidenceStopConfig, Schedule};
 pub use entropy_stop::{EntropyRule, EntropyStopConfig};
 pub use goodput::GoodputConfig;
+pub use latency_table::{LatencyRow, LatencyTableConfig};
 pub use library::{PolicyConfig, catalog};
 pub use logged::Logged;
+pub use probe::ProbeConfig;
 pub use recipe::{PolicyEntry, PolicyError, PolicyPool};
+pub use slo_aware::SloAwareConfig;
 pub use specrouter::{Scope, SpecRouterConfig};
 pub use static_chain::{StaticChain, StaticConfig, StopConfig};
 pub use target_only::FixedModelConfig;

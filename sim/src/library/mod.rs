@@ -54,6 +54,8 @@ pub struct World {
     pub tpot_ms: Vec<f64>,
     /// Most sequences at once.
     pub max_running: u32,
+    /// When the run is cut short, in seconds, whoever still runs: no tail of a few late requests.
+    pub horizon_s: Option<f64>,
     /// Its luck.
     pub seed: u64,
 }
@@ -74,6 +76,7 @@ impl Default for World {
             prompt: 20,
             tpot_ms: Vec::new(),
             max_running: 256,
+            horizon_s: None,
             seed: 5,
         }
     }
@@ -98,6 +101,11 @@ impl Outcome {
     /// Tokens a second, the prefill's included.
     pub fn tokens_per_s(&self) -> f64 {
         self.tokens as f64 / self.end_s
+    }
+
+    /// Tokens a second of rounds that ended, those of requests that were cut short included.
+    pub fn round_tokens_per_s(&self) -> f64 {
+        self.rounds.iter().map(|round| f64::from(round.emitted)).sum::<f64>() / self.end_s
     }
 
     /// Mean TPOT of a class, in milliseconds.
@@ -215,7 +223,8 @@ impl World {
         };
         let mut outcome = Outcome::default();
         let mut watch = |_| true;
-        let mut bounds = Bounds { horizon: None, watch: &mut watch };
+        let horizon = self.horizon_s.map(|seconds| Time::from_seconds(seconds).unwrap());
+        let mut bounds = Bounds { horizon, watch: &mut watch };
         match self.users {
             Some(users) => {
                 let next = |id: RequestId, now| (id.0 < self.requests).then(|| request(id.0, now));
@@ -250,4 +259,8 @@ mod acceptance_tiers;
 mod censored_ema;
 mod confidence_stop;
 mod entropy_stop;
+mod adaptive_verification;
 mod goodput;
+mod latency_table;
+mod probe;
+mod slo_aware;

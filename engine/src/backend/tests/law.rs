@@ -101,6 +101,15 @@ fn invariant_7_the_policies_of_the_product_are_lossless() {
             "beta_share": 0, "beta_lambda": 0}}"#
             .to_owned(),
         r#"{"entropy_stop": {"draft": "toy-0", "rule": "svip", "max_window": 4, "threshold": 0.95}}"#
+        r#"{"latency_table": {"draft": "toy-0", "max_window": 3}}"#.to_owned(),
+        r#"{"probe": {"probe_rounds": 1, "hold_rounds": 1, "arms": [
+            {"chain": ["toy-0", "toy-1", "toy-2"], "windows": [2, 1]}, {"chain": ["toy-1", "toy-2"], "windows": [1]}]}}"#
+            .to_owned(),
+        r#"{"adaptive_verification": {"draft": "toy-0", "max_window": 4, "refresh_rounds": 1, "prior": 0.5,
+            "half_life": 1.0}}"#
+            .to_owned(),
+        r#"{"slo_aware": {"draft": "toy-0", "max_window": 4, "budget": 5, "least_survival": 0.1, "prior": 0.5,
+            "half_life": 1.0}}"#
             .to_owned(),
     ];
     let mut unseen: Vec<&str> = catalog().iter().map(|entry| entry.name).collect();

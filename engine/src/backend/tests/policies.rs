@@ -118,7 +118,7 @@ impl Policy for Remembering {
             told.extend([seen.examined as u32, (seen.similarity as f32).to_bits()]);
         }
         for row in report.rows {
-            told.extend([u32::from(row.slot.0), u32::from(row.drafter.0) << 8 | u32::from(row.verifier.0)]);
+            told.extend([row.slot.0, u32::from(row.drafter.0) << 8 | u32::from(row.verifier.0)]);
             told.extend([row.drafted, row.accepted, row.examined, row.committed].map(u32::from));
             told.push(row.similarity.to_bits());
         }
