@@ -6,7 +6,11 @@ use serde::{Deserialize, Serialize};
 
 use super::recipe::{Builder, PolicyEntry, PolicyError, PolicyPool, Recipe};
 use super::target_only::TargetOnlyConfig;
-use super::{BatchTableConfig, FixedModelConfig, GoodputConfig, SpecRouterConfig, StaticConfig};
+use super::{
+    BatchTableConfig, Exp3Config, FixedModelConfig, GoodputConfig, HedgeConfig, SpecRouterConfig,
+    StaticConfig,
+};
+use super::{ThompsonConfig, UcbConfig};
 use crate::policy::Policy;
 
 /// One line for each policy; from it follow the enumeration that scenarios are read into, the
@@ -76,6 +80,14 @@ library! {
     BatchTable(BatchTableConfig),
     /// TurboSpec.
     Goodput(GoodputConfig),
+    /// UCBSpec.
+    Ucb(UcbConfig),
+    /// EXP3Spec.
+    Exp3(Exp3Config),
+    /// Thompson sampling.
+    Thompson(ThompsonConfig),
+    /// HedgeSpec.
+    Hedge(HedgeConfig),
     /// The SpecRouter paper's scheduler.
     Specrouter(SpecRouterConfig),
 }

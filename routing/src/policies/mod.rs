@@ -6,20 +6,30 @@
 
 mod arms;
 mod batch_table;
+mod exp3;
 mod goodput;
+mod hedge;
 mod library;
 mod logged;
 mod recipe;
 mod specrouter;
 mod static_chain;
 mod target_only;
+mod thompson;
+mod trial;
+mod ucb;
 
 pub use arms::ArmConfig;
 pub use batch_table::{BatchRow, BatchTableConfig, DisableConfig};
+pub use exp3::Exp3Config;
 pub use goodput::GoodputConfig;
+pub use hedge::HedgeConfig;
 pub use library::{PolicyConfig, catalog};
 pub use logged::Logged;
 pub use recipe::{PolicyEntry, PolicyError, PolicyPool};
 pub use specrouter::{Scope, SpecRouterConfig};
 pub use static_chain::{StaticChain, StaticConfig, StopConfig};
 pub use target_only::FixedModelConfig;
+pub use thompson::ThompsonConfig;
+pub use trial::RewardConfig;
+pub use ucb::UcbConfig;

@@ -79,6 +79,8 @@ fn invariant_7_a_policy_that_reacts_to_what_was_rolled_back_is_lossless() {
 #[test]
 fn invariant_7_the_policies_of_the_product_are_lossless() {
     let quick = r#""half_life": 1.0, "probe_rounds": 1, "max_window": 2, "hysteresis": 0.0"#;
+    let arms = r#""hold_rounds": 1, "arms": [{"chain": ["toy-0", "toy-1", "toy-2"], "windows": [2, 1]},
+        {"chain": ["toy-2"]}, {"chain": ["toy-0", "toy-2"], "windows": [2]}]"#;
     let configs = [
         r#""target_only""#.to_owned(),
         r#"{"fixed_model": {"model": "toy-0"}}"#.to_owned(),
@@ -89,6 +91,10 @@ fn invariant_7_the_policies_of_the_product_are_lossless() {
         r#"{"batch_table": {"chain": ["toy-0", "toy-1", "toy-2"], "table": [{"up_to": 4, "windows": [2, 1]}],
             "disable": {"below": 0.6, "verifications": 1}}}"#
             .to_owned(),
+        format!(r#"{{"ucb": {{{arms}, "exploration": 1.0}}}}"#),
+        format!(r#"{{"exp3": {{{arms}, "learning_rate": 2.0}}}}"#),
+        format!(r#"{{"thompson": {{{arms}, "discount": 0.5}}}}"#),
+        format!(r#"{{"hedge": {{{arms}, "probe_rounds": 1, "half_life": 2.0}}}}"#),
     ];
     let mut unseen: Vec<&str> = catalog().iter().map(|entry| entry.name).collect();
     for (index, config) in configs.into_iter().enumerate() {
