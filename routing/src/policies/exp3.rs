@@ -208,7 +208,7 @@ mod tests {
         let mut book = Book::new(2, Parameters { share: 0.5, ..PARAMETERS });
         book.learn(0, 0.5);
         // Half of the weights is dealt out: 0.8187 and 1 become 0.8641 and 0.9547, whose ratio is 0.9051.
-        assert!((book.weights[0] - 0.905_083_9).abs() < 1e-6, "{:?}", book.weights);
+        assert!((book.weights[0] - 0.905_063_1).abs() < 1e-6, "{:?}", book.weights);
     }
 
     #[test]

@@ -27,6 +27,8 @@ fn ucb_as_published_prefers_the_long_slow_chain_and_with_time_in_its_reward_does
     assert!(share(&timed, 0.5, "0>2 (4)") > 0.9);
     let gain = timed.tokens_per_s() / published.tokens_per_s();
     assert!(gain > 1.3, "{gain}");
+    let best = world.run(&fixed(&["small", "large"], &[4])).tokens_per_s();
+    assert!(timed.tokens_per_s() > 0.97 * best, "{} of {best}", timed.tokens_per_s());
 }
 
 #[test]
