@@ -7,10 +7,6 @@ use serde::{Deserialize, Serialize};
 use super::recipe::{Builder, PolicyEntry, PolicyError, PolicyPool, Recipe};
 use super::target_only::TargetOnlyConfig;
 use super::*;
-use super::{
-    AdaptiveVerificationConfig, BatchTableConfig, FixedModelConfig, GoodputConfig, LatencyTableConfig,
-    ProbeConfig, SloAwareConfig, SpecRouterConfig, StaticConfig,
-};
 use crate::policy::Policy;
 
 /// One line for each policy; from it follow the enumeration that scenarios are read into, the
@@ -96,6 +92,14 @@ library! {
     AdaptiveVerification(AdaptiveVerificationConfig),
     /// AdaServe over chains.
     SloAware(SloAwareConfig),
+    /// UCBSpec.
+    Ucb(UcbConfig),
+    /// EXP3Spec.
+    Exp3(Exp3Config),
+    /// Thompson sampling.
+    Thompson(ThompsonConfig),
+    /// HedgeSpec.
+    Hedge(HedgeConfig),
     /// The SpecRouter paper's scheduler.
     Specrouter(SpecRouterConfig),
     /// Ours: exact pricing, windows by marginal gain.

@@ -14,7 +14,7 @@ use specrouter_routing::policies::{PolicyConfig, PolicyPool};
 use specrouter_routing::policy::Policy;
 use specrouter_routing::policy::price::Candidates;
 use specrouter_routing::profile::{Corrected, Linear, LinearTerms};
-use specrouter_routing::record::{DecisionRecord, RequestRecord, RoundRecord, Sink, Wants};
+use specrouter_routing::record::{DecisionRecord, Prediction, RequestRecord, RoundRecord, Sink, Wants};
 use specrouter_routing::replica::{Limits, Replica};
 use specrouter_routing::request::{Request, Truth};
 use specrouter_routing::slo::Slo;
@@ -46,6 +46,8 @@ pub struct World {
     pub gap_ms: f64,
     /// Requests, class by class in turn.
     pub requests: u64,
+    /// Classes one after another instead: the world changes in mid-run.
+    pub phases: bool,
     /// Output tokens of each.
     pub output: u32,
     /// Prompt tokens of each.
@@ -72,6 +74,7 @@ impl Default for World {
             users: Some(1),
             gap_ms: 0.0,
             requests: 40,
+            phases: false,
             output: 300,
             prompt: 20,
             tpot_ms: Vec::new(),
@@ -87,6 +90,8 @@ impl Default for World {
 pub struct Outcome {
     /// In order: when, who, what was planned.
     pub decisions: Vec<(Time, RequestId, ChainPlan)>,
+    /// What was expected of each, if the policy said.
+    pub predictions: Vec<Option<Prediction>>,
     /// In order of their ends: id, class, TPOT in milliseconds, whether its SLO was met.
     pub requests: Vec<(RequestId, ClassId, f64, Option<bool>)>,
     /// Output tokens.
@@ -141,6 +146,7 @@ impl Sink for Outcome {
         // A last token to go leaves nothing to decide.
         if record.executed == record.planned {
             self.decisions.push((record.time, record.request, record.planned));
+            self.predictions.push(record.predicted);
         }
     }
 }
@@ -208,7 +214,8 @@ impl World {
         let dispatcher = DispatcherConfig::RoundRobin.build(luck.stream(Stream::Dispatch));
         let mut simulator = Simulator::new(vec![(replica, backend)], dispatcher);
         let request = |id: u64, arrival: Time| {
-            let class = (id % self.alphas.len() as u64) as u16;
+            let classes = self.alphas.len() as u64;
+            let class = if self.phases { id * classes / self.requests } else { id % classes } as u16;
             let tpot = self.tpot_ms.get(usize::from(class)).map(|ms| Span::from_seconds(ms * 1e-3).unwrap());
             Request {
                 id: RequestId(id),
@@ -256,11 +263,14 @@ pub fn fixed(models: &[&str], windows: &[u32]) -> PolicyConfig {
 }
 
 mod acceptance_tiers;
+mod adaptive_verification;
+mod bandits;
 mod censored_ema;
+mod chain_router;
 mod confidence_stop;
 mod entropy_stop;
-mod adaptive_verification;
 mod goodput;
+mod hedge;
 mod latency_table;
 mod probe;
 mod slo_aware;

@@ -79,6 +79,8 @@ fn invariant_7_a_policy_that_reacts_to_what_was_rolled_back_is_lossless() {
 #[test]
 fn invariant_7_the_policies_of_the_product_are_lossless() {
     let quick = r#""half_life": 1.0, "probe_rounds": 1, "max_window": 2, "hysteresis": 0.0"#;
+    let arms = r#""hold_rounds": 1, "arms": [{"chain": ["toy-0", "toy-1", "toy-2"], "windows": [2, 1]},
+        {"chain": ["toy-2"]}, {"chain": ["toy-0", "toy-2"], "windows": [2]}]"#;
     let configs = [
         r#""target_only""#.to_owned(),
         r#"{"fixed_model": {"model": "toy-0"}}"#.to_owned(),
@@ -100,7 +102,7 @@ fn invariant_7_the_policies_of_the_product_are_lossless() {
         r#"{"entropy_stop": {"draft": "toy-0", "max_window": 4, "lambda": 0.3, "target": 0.7, "epsilon": 0.5,
             "beta_share": 0, "beta_lambda": 0}}"#
             .to_owned(),
-        r#"{"entropy_stop": {"draft": "toy-0", "rule": "svip", "max_window": 4, "threshold": 0.95}}"#
+        r#"{"entropy_stop": {"draft": "toy-0", "rule": "svip", "max_window": 4, "threshold": 0.95}}"#.to_owned(),
         r#"{"latency_table": {"draft": "toy-0", "max_window": 3}}"#.to_owned(),
         r#"{"probe": {"probe_rounds": 1, "hold_rounds": 1, "arms": [
             {"chain": ["toy-0", "toy-1", "toy-2"], "windows": [2, 1]}, {"chain": ["toy-1", "toy-2"], "windows": [1]}]}}"#
@@ -111,6 +113,11 @@ fn invariant_7_the_policies_of_the_product_are_lossless() {
         r#"{"slo_aware": {"draft": "toy-0", "max_window": 4, "budget": 5, "least_survival": 0.1, "prior": 0.5,
             "half_life": 1.0}}"#
             .to_owned(),
+        r#"{"chain_router": {"max_window": 2, "probe_rounds": 1, "initial_acceptance": 0.6}}"#.to_owned(),
+        format!(r#"{{"ucb": {{{arms}, "exploration": 1.0}}}}"#),
+        format!(r#"{{"exp3": {{{arms}, "learning_rate": 2.0}}}}"#),
+        format!(r#"{{"thompson": {{{arms}, "discount": 0.5}}}}"#),
+        format!(r#"{{"hedge": {{{arms}, "probe_rounds": 1, "half_life": 2.0}}}}"#),
     ];
     let mut unseen: Vec<&str> = catalog().iter().map(|entry| entry.name).collect();
     for (index, config) in configs.into_iter().enumerate() {
