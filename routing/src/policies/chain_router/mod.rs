@@ -2,12 +2,12 @@
 //!
 //! Four decisions, each where it belongs:
 //! - **The lead** (`lead`): for each load the chain and windows with the least expected time per token, priced exactly,
-//!   stragglers included, under what is believed of the classes that start (`beliefs`), with what the chain's lower
-//!   models pay for the prompts to come. It changes only for a gain worth a change.
-//! - **Who joins** (here): a sequence whose drafter lags runs the lag only if what the batch saves over the rest of its
-//!   output pays for it. So switching is priced where it is paid, sequence by sequence.
-//! - **Windows** (`windows`): under a lead of two levels each sequence drafts as far as its own acceptance pays, at the
-//!   rate the batch earns: one budget, spent where a token is worth most.
+//!   stragglers included, under what is believed of the classes that start (`beliefs`).
+//! - **What suits a sequence** (here): the lead if its caches are up to date. A sequence that lags (every one does when
+//!   its prompt is new) takes the plan that costs the batch least until its output ends, catching up included: that is
+//!   how switching is priced, sequence by sequence, where it is paid.
+//! - **Windows** (`windows`): under a lead of two levels each sequence drafts as far as its own acceptance pays: one
+//!   budget, spent where a token is worth most.
 //! - **Riding** (here): while a prompt runs, the target's next pass comes after the next draft pass, whatever was
 //!   planned. Then one draft each is what can be verified in it, and longer drafts would only wait.
 //!
@@ -297,7 +297,7 @@ impl Policy for ChainRouter {
         let load = Load::of(ask);
         for &slot in ask.starting {
             let view = ask.request(slot);
-            self.lengths.see(slot, view.id(), view.emitted(), view.prompt_tokens());
+            self.lengths.see(slot, view.id(), view.emitted());
         }
         let (lead, moved) = self.leads.decide(ask, &self.beliefs);
         if moved {
