@@ -16,6 +16,7 @@ mod html;
 mod numbers;
 pub mod plot;
 mod saturation;
+mod study;
 pub mod summary;
 mod table;
 pub mod timeline;
@@ -26,6 +27,7 @@ pub use bound::{BoundReport, share};
 pub use collect::{Collector, Columns, Keep};
 pub use compare::{Across, Comparison, Interval, Metric};
 pub use distribution::{Cdf, Stats, percentile};
+pub use study::{Kind, Plan, PlanLine, Regret, Share, Study, StudyArm};
 pub use summary::{Facts, Saturation, SeedResult, SeedSummary, Summary, summarize};
 pub use timeline::TimelineSink;
 

@@ -3,6 +3,8 @@
 mod details;
 mod results;
 
+pub(crate) use results::signs;
+
 use crate::numbers::{seconds, thousands};
 use crate::plot::{self, Figure, View};
 use crate::summary::Saturation;
