@@ -21,6 +21,7 @@ mod metric;
 pub mod power;
 mod statistics;
 mod verdict;
+mod width;
 
 use serde::Serialize;
 
@@ -33,6 +34,7 @@ pub use statistics::{
 };
 pub(crate) use verdict::sentence;
 pub use verdict::{Outcome, Terms};
+pub use width::FixedWidth;
 
 use crate::summary::SeedSummary;
 use crate::{ArmResult, Report};

@@ -129,13 +129,16 @@ impl Study {
     }
 
     /// Half the width of the widest interval of this metric over all requests, in the way the effect is
-    /// shown; `None` where some pair has none.
+    /// shown, among pairs of which an arm can be given more seeds; `None` where such a pair has no
+    /// interval, or there is none.
     pub fn half_width(&self, metric: Metric) -> Option<f64> {
-        let of = |c: &Contrast| c.interval.filter(|_| c.relative).map(|i| (i.high - i.low) / 2.0);
-        let all = self.contrasts();
-        let own = all.iter().filter(|(place, _)| place.metric == metric && place.class.is_none());
-        let widths: Vec<f64> = own.map(|(_, c)| of(c)).collect::<Option<_>>()?;
-        widths.into_iter().reduce(f64::max)
+        let grows = |own: &StudyArm| matches!(own.kind, Kind::Simulated | Kind::Replayed);
+        let own = self.pairs().into_iter().filter(|(a, b)| grows(a) || grows(b));
+        let half = |(a, b): (&StudyArm, &StudyArm)| {
+            let c = Together::new(a, b).contrast(metric, None)?;
+            c.interval.filter(|_| c.relative).map(|i| (i.high - i.low) / 2.0)
+        };
+        own.map(half).collect::<Option<Vec<f64>>>()?.into_iter().reduce(f64::max)
     }
 
     /// The content of `compare.json`, fields in a fixed order.
@@ -214,10 +217,9 @@ impl Study {
     pub fn regrets(&self) -> Vec<Regret> {
         let mut all = Vec::new();
         for own in self.arms.iter().filter(|own| !own.reference && !own.arm.other_output) {
-            let beside = |other: &&StudyArm| {
-                other.reference && other.group == own.group && other.arm.load == own.arm.load
-            };
-            let references: Vec<&StudyArm> = self.arms.iter().filter(beside).collect();
+            let of_its =
+                |other: &&StudyArm| other.reference && beside(other, own) && other.arm.load == own.arm.load;
+            let references: Vec<&StudyArm> = self.arms.iter().filter(of_its).collect();
             for metric in GAINS {
                 let sign = if metric.less_is_better() { 1.0 } else { -1.0 };
                 let mean = |arm: &StudyArm| Some(sign * Across::of(metric, &arm.arm)?.mean);
@@ -244,12 +246,10 @@ impl Study {
     pub fn shares(&self) -> Vec<Share> {
         let mut all = Vec::new();
         for own in self.arms.iter().filter(|own| !own.arm.other_output && own.arm.policy != self.baseline) {
-            let beside = |other: &&StudyArm| {
-                other.arm.policy == self.baseline
-                    && other.group == own.group
-                    && other.arm.load == own.arm.load
+            let base = |other: &&StudyArm| {
+                other.arm.policy == self.baseline && beside(other, own) && other.arm.load == own.arm.load
             };
-            let (Some(bound), Some(base)) = (&own.bound, self.arms.iter().find(beside)) else { continue };
+            let (Some(bound), Some(base)) = (&own.bound, self.arms.iter().find(base)) else { continue };
             for &(metric, value) in &bound.lines {
                 all.push(Share {
                     policy: own.arm.policy.clone(),
@@ -317,6 +317,11 @@ impl<'a> Together<'a> {
         };
         blocks().or_else(|| by_seed(&self.pairs, value))
     }
+}
+
+/// Do two arms come from one source: the same requests on the same device, which references and bounds are of.
+fn beside(a: &StudyArm, b: &StudyArm) -> bool {
+    a.source == b.source && a.group == b.group
 }
 
 /// How the comparisons of one pair came about, in words.
