@@ -195,7 +195,8 @@ impl Study {
         let mut all = Vec::new();
         for (arm, base) in self.pairs() {
             let together = Together::new(arm, base);
-            let classes = self.classes(arm, base);
+            // One run by itself is told in one line.
+            let classes = if together.alone() { Vec::new() } else { self.classes(arm, base) };
             for class in [None].into_iter().chain(classes.into_iter().map(Some)) {
                 for metric in Metric::TOGETHER {
                     let Some(contrast) = together.contrast(metric, class.as_deref()) else { continue };
@@ -292,6 +293,16 @@ impl<'a> Together<'a> {
         let known = one && !arm.requests.is_empty() && !base.requests.is_empty();
         let blocks = if known { Blocks::of(&arm.requests, &base.requests) } else { None };
         Self { arm, base, pairs, blocks }
+    }
+
+    /// Can there be no interval.
+    fn alone(&self) -> bool {
+        let fewest = if self.pairs.is_empty() {
+            self.arm.arm.seeds.len().min(self.base.arm.seeds.len())
+        } else {
+            self.pairs.len()
+        };
+        fewest < 2 && self.blocks.is_none()
     }
 
     fn contrast(&self, metric: Metric, class: Option<&str>) -> Option<Contrast> {

@@ -6,6 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use serde::Serialize;
@@ -31,8 +32,17 @@ const LEVEL: f64 = 0.05;
 /// Coins of the second side lie this far from those of the first.
 const OTHER_COINS: u64 = 1 << 42;
 const METRICS: [Metric; 3] = [Metric::TtftMean, Metric::TpotMean, Metric::Goodput];
-/// The tests: that of reports first.
-const TESTS: [&str; 4] = ["by seed", "Welch, requests", "Mann-Whitney, requests", "paired t, requests"];
+/// The tests: those of reports, of paired arms and of others, then those that take requests for replications.
+const TESTS: [&str; 6] = [
+    "by seed",
+    "by seed, other requests",
+    "requests, paired t",
+    "requests, Welch",
+    "requests, Mann-Whitney",
+    "other requests, Welch",
+];
+/// Does each test find a difference.
+type Found = [bool; TESTS.len()];
 
 /// One line of the table.
 #[derive(Serialize)]
@@ -45,10 +55,17 @@ struct Line {
     /// 95 % interval of that share (Wilson).
     low: f64,
     high: f64,
-    /// The same of tests that take requests for replications.
-    requests_welch: f64,
-    requests_mann_whitney: f64,
+    /// The same of the test of arms that are not paired: Welch's t by seed, the first half of the seeds against the
+    /// other side's second half, which met other requests.
+    unpaired_by_seed: f64,
+    /// Tests that take requests for replications: t on the differences of each request.
     requests_paired: f64,
+    /// Welch's t on all requests of one side and all of the other.
+    requests_welch: f64,
+    /// Mann and Whitney's on the same.
+    requests_mann_whitney: f64,
+    /// Welch's t on requests of the halves that met other requests.
+    unpaired_requests_welch: f64,
 }
 
 /// Makes the table and prints it.
@@ -91,7 +108,7 @@ pub fn run(name: &str, args: &CompareArgs) -> Result<(), Failure> {
         Ok(done)
     });
     bar.finish();
-    let done: Vec<[[bool; 4]; 3]> = done?.into_iter().flatten().collect();
+    let done: Vec<[Found; 3]> = done?.into_iter().flatten().collect();
     if done.len() < jobs {
         return Err(interrupted());
     }
@@ -108,7 +125,7 @@ pub fn run(name: &str, args: &CompareArgs) -> Result<(), Failure> {
             "scenario": scenario.name, "policy": policy, "seeds": seeds, "level": LEVEL, "capacity_per_s": capacity, "lines": lines,
         }));
     }
-    let mut table = Table::new(&["load", "metric", TESTS[0], "95 % interval", TESTS[1], TESTS[2], TESTS[3]]);
+    let mut table = Table::new(&[&["load", "metric", TESTS[0], "95 % interval"][..], &TESTS[1..]].concat());
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     for line in &lines {
         table.row(vec![
@@ -116,9 +133,11 @@ pub fn run(name: &str, args: &CompareArgs) -> Result<(), Failure> {
             line.metric.name().to_owned(),
             percent(line.by_seed),
             format!("{} to {}", percent(line.low), percent(line.high)),
+            percent(line.unpaired_by_seed),
+            percent(line.requests_paired),
             percent(line.requests_welch),
             percent(line.requests_mann_whitney),
-            percent(line.requests_paired),
+            percent(line.unpaired_requests_welch),
         ]);
     }
     let words = format!(
@@ -129,7 +148,7 @@ pub fn run(name: &str, args: &CompareArgs) -> Result<(), Failure> {
     super::super::print(&(words + &table.text()))
 }
 
-fn line(load: f64, metric: Metric, index: usize, done: &[[[bool; 4]; 3]]) -> Line {
+fn line(load: f64, metric: Metric, index: usize, done: &[[Found; 3]]) -> Line {
     let rate = |test: usize| done.iter().filter(|own| own[index][test]).count() as f64 / done.len() as f64;
     let (low, high) = wilson(rate(0), done.len() as f64);
     Line {
@@ -139,9 +158,11 @@ fn line(load: f64, metric: Metric, index: usize, done: &[[[bool; 4]; 3]]) -> Lin
         by_seed: rate(0),
         low,
         high,
-        requests_welch: rate(1),
-        requests_mann_whitney: rate(2),
-        requests_paired: rate(3),
+        unpaired_by_seed: rate(1),
+        requests_paired: rate(2),
+        requests_welch: rate(3),
+        requests_mann_whitney: rate(4),
+        unpaired_requests_welch: rate(5),
     }
 }
 
@@ -154,13 +175,16 @@ fn wilson(share: f64, n: f64) -> (f64, f64) {
     ((middle - half) / scale, (middle + half) / scale)
 }
 
+/// Values by seed and request.
+type Requests = BTreeMap<(u64, u64), f64>;
+
 /// One side of a comparison.
 #[derive(Default)]
 struct Side {
     /// A value a seed, by metric.
     seeds: [Vec<f64>; 3],
-    /// A value a request, by metric, seed and id.
-    requests: [BTreeMap<(u64, u64), f64>; 3],
+    /// A value a request, by metric.
+    requests: [Requests; 3],
 }
 
 /// What each test says of each metric in one comparison of the policy with itself; `None` when it was interrupted.
@@ -169,7 +193,7 @@ fn compare(
     workload: &Workload,
     comparison: u64,
     stop: &AtomicBool,
-) -> anyhow::Result<Option<[[bool; 4]; 3]>> {
+) -> anyhow::Result<Option<[Found; 3]>> {
     let mut sides = [Side::default(), Side::default()];
     let seeds = scenario.seeds.len() as u64;
     for n in 0..seeds {
@@ -190,15 +214,27 @@ fn compare(
     }
     let [a, b] = &sides;
     Ok(Some(std::array::from_fn(|index| {
-        let by_seed = Contrast::paired(&a.seeds[index], &b.seeds[index]).and_then(|c| Some(c.test(1)?.1));
-        let all = |side: &Side| side.requests[index].values().copied().collect::<Vec<f64>>();
-        let (pool, other) = (all(a), all(b));
-        let both =
-            a.requests[index].iter().filter_map(|(key, value)| Some(value - b.requests[index].get(key)?));
+        let ((a, own), (b, other)) =
+            ((&a.seeds[index], &a.requests[index]), (&b.seeds[index], &b.requests[index]));
+        let test = |c: Option<Contrast>| Some(c?.test(1)?.1);
+        let welch = |a: &[f64], b: &[f64]| Difference::welch(a, b)?.test();
+        let of = |side: &Requests, seeds: Range<u64>| -> Vec<f64> {
+            side.iter().filter(|((seed, _), _)| seeds.contains(seed)).map(|(_, value)| *value).collect()
+        };
+        let both = own.iter().filter_map(|(key, value)| Some(value - other.get(key)?));
         let differences: Vec<f64> = both.collect();
-        let welch = Difference::welch(&pool, &other).and_then(|d| d.test());
-        let paired = Difference::of(&differences).and_then(|d| d.test());
-        [by_seed, welch, Some(mann_whitney(&pool, &other)), paired].map(|p| p.is_some_and(|p| p < LEVEL))
+        let half = seeds / 2;
+        let (pool, others) = (of(own, 0..seeds), of(other, 0..seeds));
+        let halves = a.get(..half as usize).zip(b.get(half as usize..));
+        [
+            test(Contrast::paired(a, b)),
+            halves.and_then(|(a, b)| test(Contrast::unpaired(a, b))),
+            Difference::of(&differences).and_then(|d| d.test()),
+            welch(&pool, &others),
+            Some(mann_whitney(&pool, &others)),
+            welch(&of(own, 0..half), &of(other, half..seeds)),
+        ]
+        .map(|p| p.is_some_and(|p| p < LEVEL))
     })))
 }
 

@@ -161,8 +161,9 @@ impl Frame<'_> {
                 arm.arm.policy.clone_from(&given[at]);
             }
             if self.several() {
-                let prefix =
-                    |arm: &mut StudyArm| arm.arm.policy = format!("{}#{}", source.typed, arm.arm.policy);
+                let prefix = |arm: &mut StudyArm| {
+                    arm.arm.policy = format!("{}#{}", sources::short(&source.typed), arm.arm.policy)
+                };
                 own.iter_mut().filter(|own| own.reference).for_each(prefix);
             }
             arms.extend(own);
@@ -172,8 +173,7 @@ impl Frame<'_> {
             of(a).total_cmp(&of(b))
         });
         let notes = self.remarks(&arms, units);
-        let titles: Vec<&str> = self.sources.iter().map(|source| source.typed.as_str()).collect();
-        let mut titles: Vec<&str> = titles;
+        let mut titles: Vec<&str> = self.sources.iter().map(|source| source.typed.as_str()).collect();
         titles.dedup();
         let args = self.args;
         Study {
@@ -234,6 +234,16 @@ impl Frame<'_> {
             notes.push(format!(
                 "{} {at} is compared with nothing: {} has no run there",
                 own.arm.policy, self.baseline
+            ));
+        }
+        let gained = |own: &StudyArm| {
+            let base = |other: &&StudyArm| other.arm.policy == self.baseline && other.source == own.source;
+            own.bound.is_none() || arms.iter().any(|other| base(&other))
+        };
+        if let Some(own) = arms.iter().find(|own| !gained(own)) {
+            notes.push(format!(
+                "{}: no share of the bound's gain, which is counted from {}, of another source",
+                own.source, self.baseline
             ));
         }
         notes.extend(units.notes());

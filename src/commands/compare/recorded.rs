@@ -6,6 +6,7 @@ use std::path::Path;
 
 use anyhow::{Context, bail};
 use specrouter_reports::{ArmResult, Collector, Facts, Keep, Kind, SeedResult, SeedSummary, StudyArm};
+use specrouter_routing::policies::PolicyConfig;
 use specrouter_routing::record::{RequestRecord, Sink};
 use specrouter_routing::tally::Tally;
 use specrouter_routing::units::Time;
@@ -21,6 +22,8 @@ use crate::trace;
 #[derive(Default)]
 struct Read {
     pool: Vec<String>,
+    /// Its place among the policies of its scenario.
+    place: usize,
     seeds: Vec<SeedSummary>,
     /// Requests of every seed, by seed.
     requests: BTreeMap<u64, Vec<RequestRecord>>,
@@ -42,7 +45,10 @@ pub fn read(path: &Path, policy: Option<&str>, notes: &mut Vec<String>) -> anyho
         let at = match arms.iter().position(|arm| arm.0 == key) {
             Some(at) => at,
             None => {
-                arms.push((key, Read { pool: trace.run().pool(), ..Read::default() }));
+                let (_, raw) = trace::scenario(&trace, &[])?;
+                let labels = raw.policies.iter().map(PolicyConfig::label);
+                let place = labels.take_while(|label| *label != key.0).count();
+                arms.push((key, Read { pool: trace.run().pool(), place, ..Read::default() }));
                 arms.len() - 1
             }
         };
@@ -53,6 +59,7 @@ pub fn read(path: &Path, policy: Option<&str>, notes: &mut Vec<String>) -> anyho
         }
         own.seeds.push(summary);
     }
+    arms.sort_by_key(|arm| arm.1.place);
     if let Some(wanted) = policy {
         let names: Vec<&str> = arms.iter().map(|arm| arm.0.0.as_str()).collect();
         let kept = named(&names, wanted);
@@ -204,6 +211,10 @@ mod tests {
             assert_eq!(own.group, arms[0].group, "greedy arms met the same requests");
             assert_eq!(own.requests.len(), 30);
         }
+        assert_eq!(
+            arms[0].arm.policy, "target_only",
+            "as in their scenario, whose first is what others are compared with"
+        );
         let plain = arms.iter().find(|own| own.arm.policy == "target_only").unwrap();
         assert_eq!(plain.arm.seeds[0].summary.accepted_length, Some(1.0));
         let one = read(&data, Some("specrouter"), &mut notes).unwrap();

@@ -168,17 +168,27 @@ pub fn unknown(wanted: &str, known: &[String]) -> String {
 }
 
 /// Tells arms apart: by policy where all come from one source, else by source and policy; the same one again gets a
-/// number.
+/// number. Sources go by their last name where that tells them apart.
 pub fn names(arms: &[(String, String)]) -> Vec<String> {
     let one = arms.windows(2).all(|pair| pair[0].0 == pair[1].0);
     let mut names: Vec<String> = Vec::with_capacity(arms.len());
     for (source, policy) in arms {
-        let name = if one { policy.clone() } else { format!("{source}#{policy}") };
+        let clash = arms.iter().any(|(other, _)| other != source && short(other) == short(source));
+        let shown = if clash { source.clone() } else { short(source) };
+        let name = if one { policy.clone() } else { format!("{shown}#{policy}") };
         let again = (2..).map(|n| format!("{name} ({n})"));
         let mut free = std::iter::once(name.clone()).chain(again).filter(|name| !names.contains(name));
         names.push(free.next().expect("numbers do not end"));
     }
     names
+}
+
+/// `replay:greedy` of `replay:traces/data/greedy/`.
+pub fn short(source: &str) -> String {
+    let (replay, place) = source.strip_prefix(REPLAY).map_or(("", source), |place| (REPLAY, place));
+    let name = Path::new(place).file_name().map_or(place.into(), |name| name.to_string_lossy());
+    let stem = [".yaml", ".yml"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(&name);
+    format!("{replay}{stem}")
 }
 
 /// The arm that `wanted` means among these `(source, policy)` and their names.
@@ -215,6 +225,9 @@ mod tests {
     fn arms_of_one_source_go_by_their_policy_and_others_by_both() {
         assert_eq!(names(&[arm("s", "a"), arm("s", "b"), arm("s", "a")]), ["a", "b", "a (2)"]);
         assert_eq!(names(&[arm("s", "a"), arm("t", "a")]), ["s#a", "t#a"]);
+        let long = [arm("replay:x/greedy/", "a"), arm("x/greedy", "a"), arm("x/s.yaml", "a")];
+        assert_eq!(names(&long), ["replay:greedy#a", "greedy#a", "s#a"]);
+        assert_eq!(names(&[arm("x/s", "a"), arm("y/s", "a")]), ["x/s#a", "y/s#a"]);
     }
 
     #[test]
