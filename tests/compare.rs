@@ -6,7 +6,7 @@ use super::program::{Folder, SCENARIO, edited};
 
 /// The scenario with a policy that drafts the longest blocks from the worst model.
 fn scenario() -> String {
-    edited("windows: [4]}", "windows: [16]}")
+    edited("windows: [4]}", "windows: [32]}")
 }
 
 fn folder() -> Folder {
@@ -27,7 +27,7 @@ fn comparison<'a>(document: &'a Value, policy: &str, metric: &str) -> &'a Value 
 #[test]
 fn invariant_9_a_against_a_is_exactly_zero_and_a_bad_policy_loses() {
     let folder = folder();
-    let arms = ["s.yaml#target_only", "s.yaml#target_only", "s.yaml#static", "--seeds", "4"];
+    let arms = ["s.yaml#target_only", "s.yaml#target_only", "s.yaml#static", "--seeds", "6"];
     let document = json(&folder, &arms);
     for c in document["comparisons"].as_array().unwrap() {
         if c["policy"] == "target_only (2)" {
@@ -35,7 +35,7 @@ fn invariant_9_a_against_a_is_exactly_zero_and_a_bad_policy_loses() {
             assert_eq!(c["pairing"], "seeds");
         }
     }
-    let bad = "static llama-68m>llama-3.1-8b (16)";
+    let bad = "static llama-68m>llama-3.1-8b (32)";
     let tpot = comparison(&document, bad, "tpot_mean");
     assert!(tpot["effect"].as_f64().unwrap() > 0.05 && tpot["outcome"] == "worse", "{tpot}");
     assert_eq!(tpot["test"], "t");
@@ -46,7 +46,7 @@ fn invariant_9_a_against_a_is_exactly_zero_and_a_bad_policy_loses() {
     let of_chat = document["comparisons"].as_array().unwrap().iter().filter(|c| c["class"] == "chat");
     assert_eq!(of_chat.count(), 2 * 5);
     let sentences = document["sentences"].to_string();
-    assert!(sentences.contains("(16) loses to target_only by"), "{sentences}");
+    assert!(sentences.contains("(32) loses to target_only by"), "{sentences}");
     assert!(
         sentences.contains("target_only (2) against target_only: exactly equal in every seed"),
         "{sentences}"
@@ -82,7 +82,7 @@ fn the_same_comparison_gives_the_same_bytes_whatever_the_jobs() {
 fn arms_that_met_other_requests_are_not_paired_and_that_is_said() {
     let other = scenario().replace("rate_per_s: 12", "rate_per_s: 11");
     // The same requests on another device: they are.
-    let device = scenario().replace("h100-sxm", "a100-80g-sxm");
+    let device = scenario().replace("h100-sxm", "a100-80g");
     let folder = folder().with("other.yaml", other).with("device.yaml", device);
     let of = |source: &str| {
         json(&folder, &["s.yaml#target_only", &format!("{source}.yaml#target_only"), "--seeds", "4"])
@@ -132,7 +132,7 @@ fn seeds_are_added_until_the_interval_is_narrow() {
     let folder = folder();
     let arms = ["s.yaml#target_only", "s.yaml#static", "--width", "2%"];
     let document = json(&folder, &arms);
-    let c = comparison(&document, "static llama-68m>llama-3.1-8b (16)", "tpot_mean");
+    let c = comparison(&document, "static llama-68m>llama-3.1-8b (32)", "tpot_mean");
     let (seeds, interval) = (c["seeds"].as_u64().unwrap(), &c["interval"]);
     let half = (interval["high"].as_f64().unwrap() - interval["low"].as_f64().unwrap()) / 2.0;
     assert!(seeds >= 15 && half < 0.02, "{c}");
@@ -148,13 +148,17 @@ fn what_is_no_arm_is_named() {
         assert_eq!(result.status.code(), Some(2), "{args:?}");
         String::from_utf8_lossy(&result.stderr).replace(&folder.path().display().to_string(), "HERE")
     };
-    insta::assert_snapshot!(error(&["s.yaml", "quikstart"]), @"");
-    insta::assert_snapshot!(error(&["s.yaml#target_onli"]), @"");
-    insta::assert_snapshot!(error(&["s.yaml#target_only"]), @"");
-    insta::assert_snapshot!(error(&["s.yaml", "--baseline", "specrouter"]), @"");
-    insta::assert_snapshot!(error(&["replay:nowhere", "s.yaml"]), @"");
-    insta::assert_snapshot!(error(&["out-of/nothing", "s.yaml"]), @"");
-    insta::assert_snapshot!(error(&["s.yaml", "--margin", "3"]), @"");
+    insta::assert_snapshot!(error(&["s.yaml", "quikstart"]), @"error: arm quikstart: unknown scenario `quikstart`; did you mean `quickstart`?");
+    insta::assert_snapshot!(error(&["s.yaml#target_onli"]), @"error: arm s.yaml#target_onli: `target_onli` names no arm of this source; did you mean `target_only`?: in --set policies=[target_onli]: policies[0]: unknown name `target_onli`; did you mean `target_only`?");
+    insta::assert_snapshot!(error(&["s.yaml#target_only"]), @"error: expected two arms or more, got one: target_only");
+    insta::assert_snapshot!(error(&["s.yaml", "--baseline", "specrouter"]), @"error: --baseline `specrouter` names no arm of this source; known: target_only, static llama-68m>llama-3.1-8b (32)");
+    insta::assert_snapshot!(error(&["replay:nowhere", "s.yaml"]), @"error: arm replay:nowhere: cannot list nowhere: No such file or directory (os error 2)");
+    insta::assert_snapshot!(error(&["out-of/nothing", "s.yaml"]), @"error: arm out-of/nothing: cannot read scenario out-of/nothing: No such file or directory (os error 2)");
+    insta::assert_snapshot!(error(&["s.yaml", "--margin", "3"]), @r"
+    error: invalid value '3' for '--margin <SHARE>': expected a share above 0% and below 100%, got 3; 3 percent are 3%
+
+    For more information, try '--help'.
+    ");
 }
 
 #[test]
@@ -200,6 +204,22 @@ fn a_recording_stands_beside_its_replay() {
         "{text}"
     );
     assert!(text.contains("beats target_only by"), "{text}");
+}
+
+/// Requests far apart: the queue of a greedy replay empties between them, and blocks of them give an interval.
+#[test]
+fn a_fact_of_a_trace_has_an_interval_over_blocks() {
+    let trace = format!("replay:{}/traces/data/greedy", env!("CARGO_MANIFEST_DIR"));
+    let folder = Folder::new();
+    let set = "workload.arrivals={poisson: {rate_per_s: 1}}";
+    let arms = [&*format!("{trace}#target_only"), &*format!("{trace}#static small>large (4)"), "--set", set];
+    let document = json(&folder, &arms);
+    let c = comparison(&document, "static small>large (4)", "tpot_mean");
+    assert_eq!((&c["pairing"], &c["test"]), (&Value::from("blocks"), &Value::from("t over blocks")));
+    assert!(c["seeds"].as_u64().unwrap() >= 20 && c["outcome"] == "better", "{c}");
+    // A tail is the whole run's: one run of it.
+    let c = comparison(&document, "static small>large (4)", "tpot_p99");
+    assert!(c["interval"].is_null() && c["outcome"] == "single", "{c}");
 }
 
 /// A smaller table of false positives than the one in the documentation: 200 comparisons at each of three loads.

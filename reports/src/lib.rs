@@ -4,7 +4,7 @@
 //! Nothing here reads or writes a file: results come in as [`ArmResult`]s, texts go out as strings.
 //! The trip of a run: a [`collect::Collector`] listens, a [`SeedResult`] holds what it heard,
 //! [`SeedResult::reduce`] turns that into a [`SeedSummary`] of bounded size, and a [`Report`] shows
-//! the summaries of all arms.
+//! the summaries of all arms. A [`Study`] holds arms of several sources, compared.
 
 mod bound;
 pub mod collect;

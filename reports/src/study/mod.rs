@@ -448,7 +448,7 @@ pub(crate) mod samples {
             own("c", "g", &[0.5, 0.9, 0.7]),
         ];
         let all = study(arms).comparisons();
-        let widest = all.iter().filter(|c| c.metric == Metric::TpotMean && c.policy == "c").next().unwrap();
+        let widest = all.iter().find(|c| c.metric == Metric::TpotMean && c.policy == "c").unwrap();
         let half = widest.interval.map(|i| (i.high - i.low) / 2.0);
         let arms = vec![
             own("a", "g", &[1.0, 1.0, 1.0]),

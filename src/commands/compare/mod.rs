@@ -47,7 +47,8 @@ pub fn run(args: &CompareArgs) -> Result<(), Failure> {
     if args.references && !stop.load(Ordering::Relaxed) {
         units.bounds(&stop)?;
     }
-    let study = frame.study(&units);
+    let mut study = frame.study(&units);
+    study.notes.extend(reached(&study, args));
     if study.arms.iter().all(|own| own.arm.seeds.is_empty()) {
         return Err(Failure::Interrupted("no run had finished".into()));
     }
@@ -84,6 +85,18 @@ fn run_seeds(frame: &Frame<'_>, units: &mut Units<'_>, stop: &AtomicBool) -> Res
         seeds = rule.next(count, half);
     }
     Ok(())
+}
+
+/// Whether the width asked for was reached, and with how many seeds.
+fn reached(study: &Study, args: &CompareArgs) -> Option<String> {
+    let (target, half) = (args.width?, study.half_width(Metric::TpotMean)?);
+    let seeds = study.arms.iter().map(|own| own.arm.seeds.len()).max()?;
+    let said = if half <= target { "is" } else { "is not" };
+    Some(format!(
+        "half of the widest interval of mean TPOT {said} within {} %: {} % with {seeds} seeds",
+        round(target),
+        (half * 10_000.0).round() / 100.0
+    ))
 }
 
 /// Runs a pilot on other seeds and prints what those of the run would tell.
