@@ -112,10 +112,11 @@ fn effects(own: &[&Comparison], id: &str) -> Result<String, ReportError> {
     let words = format!("{CHANGES}; {}. Green and red: a difference after correction", ways(own).join("; "));
     let mut out = format!("<p>{}.</p>\n{}", escape(&words), columns(&head, &body, 3));
     let several = groups.iter().any(|g| g[0].baseline != groups[0][0].baseline);
-    let name = |c: &Comparison| {
-        let class = c.class.as_ref().map_or_else(String::new, |class| format!(", {class}"));
-        let against = if several { format!(" / {}", c.baseline) } else { String::new() };
-        format!("{}{against}{class}", c.policy)
+    // Long names are cut, and classes stand below their pair.
+    let name = |c: &Comparison| match (&c.class, several) {
+        (Some(class), _) => format!("\u{b7} {class}"),
+        (None, true) => format!("{} / {}", c.policy, c.baseline),
+        (None, false) => c.policy.clone(),
     };
     let (mut rows, mut pairs) = (Vec::new(), 0);
     for group in &groups {

@@ -240,11 +240,11 @@ mod tests {
 
     #[test]
     fn a_baseline_that_is_none_or_several_is_named() {
-        let arms = [arm("s", "a"), arm("t", "a"), arm("t", "b")];
+        let arms = [arm("s", "a"), arm("t", "a"), arm("t", "b (4)")];
         let names = names(&arms);
         let of = |wanted| baseline(wanted, &arms, &names);
         assert_eq!((of(None).unwrap(), of(Some("t#a")).unwrap(), of(Some("b")).unwrap()), (0, 1, 2));
         insta::assert_snapshot!(of(Some("a")).unwrap_err(), @"--baseline a: expected one arm, got s#a, t#a");
-        insta::assert_snapshot!(of(Some("c")).unwrap_err(), @"--baseline `c` names no arm of this source; known: s#a, t#a, t#b");
+        insta::assert_snapshot!(of(Some("c")).unwrap_err(), @"--baseline `c` names no arm of this source; known: s#a, t#a, t#b (4)");
     }
 }
