@@ -200,9 +200,10 @@ pub fn baseline(wanted: Option<&str>, arms: &[(String, String)], names: &[String
     if let Some(index) = names.iter().position(|name| name == wanted) {
         return Ok(index);
     }
-    let full =
-        |(source, policy): &(String, String)| format!("{source}#{policy}") == wanted || policy == wanted;
-    let found: Vec<usize> = (0..arms.len()).filter(|&index| full(&arms[index])).collect();
+    let full = |(source, policy): &(String, String)| format!("{source}#{policy}") == wanted;
+    let policies: Vec<&str> = arms.iter().map(|(_, policy)| policy.as_str()).collect();
+    let kept = named(&policies, wanted);
+    let found: Vec<usize> = (0..arms.len()).filter(|&index| kept[index] || full(&arms[index])).collect();
     match found.as_slice() {
         [one] => Ok(*one),
         [] => bail!("--baseline {}", unknown(wanted, names)),
