@@ -27,6 +27,9 @@ pub enum Command {
     Record(RecordArgs),
     /// Compare policies on a recorded trace: the same requests, the same text, any chain.
     Replay(ReplayArgs),
+    /// Compare arms of any source: simulations, replays, recordings; with intervals, verdicts and a plan.
+    #[command(after_long_help = COMPARE)]
+    Compare(Box<CompareArgs>),
     /// Continue one prompt, its tokens coloured by the model that put them there.
     #[cfg(feature = "engine")]
     Generate(GenerateArgs),
@@ -204,6 +207,113 @@ pub struct ReplayArgs {
     #[arg(short, long)]
     pub quiet: bool,
 }
+
+/// Arguments of `compare`.
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// SOURCE or SOURCE#POLICY. A source is a scenario's name or file (simulated), `replay:` and a trace's folder
+    /// (replayed), or a trace's or a run's folder (what ran there, read back). Without a policy: all of them.
+    #[arg(value_name = "ARM", required_unless_present = "false_positives")]
+    pub arms: Vec<String>,
+    /// Compare with this arm; the first by default.
+    #[arg(long, value_name = "ARM")]
+    pub baseline: Option<String>,
+    /// Which pairs: every arm with the baseline, or with every other.
+    #[arg(long, value_enum, default_value_t)]
+    pub pairs: Pairs,
+    /// Simulate and replay this policy in place of the sources' own: a name, or YAML such as
+    /// `static: {chain: [tiny, large], windows: [4]}`; repeatable.
+    #[arg(long = "policy", value_name = "POLICY")]
+    pub policies: Vec<String>,
+    /// Differences whose whole interval lies within this count as none.
+    #[arg(long, value_name = "SHARE", default_value = "3%", value_parser = share)]
+    pub margin: f64,
+    /// The difference that --plan, and what stays unclear, count seeds for.
+    #[arg(long, value_name = "SHARE", default_value = "2%", value_parser = share)]
+    pub detect: f64,
+    /// Run nothing but a pilot, and say what the seeds would tell and how many would tell --detect.
+    #[arg(long)]
+    pub plan: bool,
+    /// Seeds of the pilot; the run's own are not among them.
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(2..=1000))]
+    pub pilot: u32,
+    /// Add seeds until half of every interval of mean TPOT is narrower than this.
+    #[arg(long, value_name = "SHARE", value_parser = share, conflicts_with = "plan")]
+    pub width: Option<f64>,
+    /// With --width, no more seeds than this.
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(2..=10_000))]
+    pub max_seeds: u32,
+    /// Add `clairvoyant`, `hindsight` and the bound to simulations and replays: regrets, and shares of the gain.
+    #[arg(long, conflicts_with = "plan")]
+    pub references: bool,
+    /// All requests together only: fewer tests, so that each can tell more.
+    #[arg(long)]
+    pub no_classes: bool,
+    /// Override a field of every scenario and replayed trace; repeatable.
+    #[arg(long = "set", value_name = "PATH=VALUE")]
+    pub sets: Vec<String>,
+    /// Run this many seeds, counted up from each scenario's `seed`.
+    #[arg(long, value_name = "N")]
+    pub seeds: Option<u32>,
+    /// Compare the scenario's first policy with itself, under the same requests and other coins, again and again;
+    /// say how often each test finds a difference.
+    #[arg(long, value_name = "SCENARIO", conflicts_with_all = ["arms", "plan", "width", "references"])]
+    pub false_positives: Option<String>,
+    /// With --false-positives, comparisons at each load.
+    #[arg(long, value_name = "N", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    pub comparisons: u32,
+    /// Use this many threads; all cores by default. Results do not depend on it.
+    #[arg(long, value_name = "N")]
+    pub jobs: Option<NonZeroUsize>,
+    /// Write compare.json and compare.html into this folder.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// What goes to stdout.
+    #[arg(long, value_enum, default_value_t)]
+    pub format: Format,
+    /// No progress and no notes on stderr.
+    #[arg(short, long)]
+    pub quiet: bool,
+}
+
+/// Which arms are compared with which.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Pairs {
+    /// Every arm with the baseline.
+    #[default]
+    Baseline,
+    /// Every arm with every other.
+    All,
+}
+
+/// `3%` or `0.03`.
+fn share(text: &str) -> Result<f64, String> {
+    let (number, percent) = match text.trim().strip_suffix('%') {
+        Some(number) => (number, true),
+        None => (text, false),
+    };
+    let value: f64 = number.trim().parse().map_err(|_| format!("expected a share such as 3%, got {text}"))?;
+    let value = if percent { value / 100.0 } else { value };
+    if value > 0.0 && value < 1.0 {
+        Ok(value)
+    } else {
+        Err(format!("expected a share above 0% and below 100%, got {text}; 3 percent are 3%"))
+    }
+}
+
+const COMPARE: &str = "\
+Verdicts rest on replications. A seed gives every arm of one scenario the same requests and the same luck, so it counts \
+as one paired difference for each metric; requests of one run share a queue and are no replications. Intervals are \
+Student's t at 95 %; a difference has p < 0.05 by the exact signed-rank test (from 10 seeds, in families of tests where \
+it can reject at all) or by t, after Holm's correction over everything reported.\n\n\
+Arms are paired when they met the same requests under the same seeds. Others are compared by Welch's t, and the report \
+says so. A replay of a sampled trace draws its luck again: its intervals are conditional on this trace. A greedy or \
+coupled trace has no luck: its difference is a fact, and an interval needs 20 blocks of requests, each longer than the \
+longest busy period.\n\n\
+--width looks at the width of intervals alone, never at p or at the sign of an effect: how wide the interval is says \
+nothing of where it lies, so stopping at a width leaves the error rate where it was. It begins with ten seeds and runs \
+one batch of five more than it needs, since seeds that happen to spread little are the ones that stop it. Stopping at a \
+p value would not do: a test repeated often enough finds a difference.";
 
 /// Arguments of `generate`.
 #[cfg(feature = "engine")]

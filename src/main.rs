@@ -30,6 +30,7 @@ fn main() -> ExitCode {
     let result = match Typed::parse().command {
         Command::Run(args) => commands::run::run(&args),
         Command::Replay(args) => commands::replay::run(&args),
+        Command::Compare(args) => commands::compare::run(&args),
         #[cfg(feature = "engine")]
         Command::Record(args) => commands::record::run(&args),
         #[cfg(feature = "engine")]

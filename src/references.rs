@@ -16,7 +16,7 @@ use specrouter_sim::bound::{Bound, World};
 use specrouter_sim::clairvoyant::{Clairvoyant, OutputOf};
 
 use crate::scenario::{Arm, Decides, Scenario};
-use crate::simulate::simulate;
+use crate::simulate::{Seed, simulate};
 
 /// Requests on which static arms are compared in hindsight.
 const REQUESTS: u64 = 500;
@@ -40,11 +40,11 @@ fn requests(workload: &Workload, seed: u64) -> Vec<Request> {
 }
 
 /// The clairvoyant policy of one replica in the run with this seed.
-pub fn clairvoyant(scenario: &Scenario, workload: &Workload, seed: u64) -> Clairvoyant {
+pub fn clairvoyant(scenario: &Scenario, workload: &Workload, seed: Seed) -> Clairvoyant {
     let outputs: Vec<u32> =
-        requests(workload, seed).iter().map(|request| request.truth.output_tokens()).collect();
+        requests(workload, seed.requests).iter().map(|request| request.truth.output_tokens()).collect();
     let output_of: OutputOf = Box::new(move |id| outputs.get(id.0 as usize).copied().unwrap_or(1));
-    Clairvoyant::new(Arc::clone(&scenario.acceptance), Luck::new(seed), scenario.pool.len(), output_of)
+    Clairvoyant::new(Arc::clone(&scenario.acceptance), Luck::new(seed.coins), scenario.pool.len(), output_of)
 }
 
 /// The arm of the clairvoyant policy.
@@ -63,7 +63,11 @@ pub fn clairvoyant_arm(scenario: &Scenario) -> Arm {
 ///
 /// # Errors
 /// As [`simulate`].
-pub fn hindsight_arm(scenario: &Scenario, stop: &AtomicBool) -> anyhow::Result<Option<Arm>> {
+pub fn hindsight_arm(
+    scenario: &Scenario,
+    workload: &Workload,
+    stop: &AtomicBool,
+) -> anyhow::Result<Option<Arm>> {
     let mut best: Option<(f64, Arm)> = None;
     for config in static_plans(scenario) {
         if stop.load(Ordering::Relaxed) {
@@ -78,14 +82,9 @@ pub fn hindsight_arm(scenario: &Scenario, stop: &AtomicBool) -> anyhow::Result<O
         };
         let mut latency = Latency::default();
         // What is cut short is recorded as running, and counts for nothing.
-        simulate(
-            scenario,
-            &arm,
-            &scenario.workload,
-            scenario.raw.seed ^ OTHER,
-            &mut latency,
-            &mut |progress| progress.ended < REQUESTS && !stop.load(Ordering::Relaxed),
-        )?;
+        simulate(scenario, &arm, workload, scenario.raw.seed ^ OTHER, &mut latency, &mut |progress| {
+            progress.ended < REQUESTS && !stop.load(Ordering::Relaxed)
+        })?;
         let mean = latency.seconds / latency.requests.max(1) as f64;
         if latency.requests > 0 && best.as_ref().is_none_or(|(least, _)| mean < *least) {
             best = Some((mean, arm));
@@ -144,11 +143,15 @@ impl Sink for Latency {
     }
 }
 
-/// The bound of the scenario's workload, in the mean over its seeds.
+/// The bound of a workload of the scenario, in the mean over its seeds.
 ///
 /// # Errors
 /// Hardware that cannot be priced, which resolving has ruled out.
-pub fn bound(scenario: &Scenario, stop: &AtomicBool) -> anyhow::Result<Option<BoundReport>> {
+pub fn bound(
+    scenario: &Scenario,
+    workload: &Workload,
+    stop: &AtomicBool,
+) -> anyhow::Result<Option<BoundReport>> {
     let members: Vec<usize> = (0..scenario.pool.len()).collect();
     let mut lines: Vec<(Metric, f64, usize)> = Vec::new();
     for &seed in &scenario.seeds {
@@ -167,14 +170,14 @@ pub fn bound(scenario: &Scenario, stop: &AtomicBool) -> anyhow::Result<Option<Bo
             memory_tokens: scenario.kv_tokens,
             replicas: scenario.raw.replicas,
         };
-        let requests = requests(&scenario.workload, seed);
+        let requests = requests(workload, seed);
         let bound = Bound::compute(&world, &requests);
         let told =
             |values: Vec<f64>| (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64);
         let served = || bound.requests.iter().filter(|request| request.tokens > 0);
         let alone: f64 = served().map(|request| request.e2e().seconds()).sum();
         // Requests of a closed loop follow one another; others come when they come.
-        let least = match scenario.workload.users() {
+        let least = match workload.users() {
             Some(users) => alone / f64::from(users),
             None => requests.last().map_or(0.0, |request| request.arrival.seconds()),
         };

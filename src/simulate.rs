@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use anyhow::Context;
 use specrouter_routing::ids::ReplicaId;
 use specrouter_routing::luck::{Luck, Stream};
 use specrouter_routing::policy::Policy;
@@ -17,6 +18,21 @@ use specrouter_sim::simulator::Simulator;
 
 use crate::references;
 use crate::scenario::{Arm, Decides, Scenario, build};
+
+/// What a run draws from: the same number twice, but where a comparison keeps one and changes the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Seed {
+    /// Arrivals, classes and lengths.
+    pub requests: u64,
+    /// Everything else: acceptance, what distinguishes requests, noise, a dispatcher's and a policy's choices.
+    pub coins: u64,
+}
+
+impl From<u64> for Seed {
+    fn from(seed: u64) -> Self {
+        Self { requests: seed, coins: seed }
+    }
+}
 
 /// What a run left behind, besides what its sink kept.
 pub struct Run {
@@ -39,12 +55,13 @@ pub fn simulate<S: Sink>(
     scenario: &Scenario,
     arm: &Arm,
     workload: &Workload,
-    seed: u64,
+    seed: impl Into<Seed>,
     sink: &mut S,
     watch: &mut dyn FnMut(Progress) -> bool,
 ) -> anyhow::Result<Run> {
+    let seed = seed.into();
     let policy = |replica: ReplicaId| -> anyhow::Result<Box<dyn Policy>> {
-        let draws = Luck::new(seed).stream(Stream::Policy).part(u64::from(replica.0));
+        let draws = Luck::new(seed.coins).stream(Stream::Policy).part(u64::from(replica.0));
         Ok(match &arm.decides {
             Decides::Policy(config) => {
                 build(config, &scenario.pool, &arm.members, scenario.limits.max_block, draws)?
@@ -64,11 +81,12 @@ pub fn simulate_policy<S: Sink>(
     members: &[usize],
     policy: &dyn Fn(ReplicaId) -> anyhow::Result<Box<dyn Policy>>,
     workload: &Workload,
-    seed: u64,
+    seed: impl Into<Seed>,
     sink: &mut S,
     watch: &mut dyn FnMut(Progress) -> bool,
 ) -> anyhow::Result<Run> {
-    let luck = Luck::new(seed);
+    let seed = seed.into();
+    let luck = Luck::new(seed.coins);
     let raw = &scenario.raw;
     let costs = scenario.hardware.model(&scenario.pool, members, raw.tensor_parallel, luck)?;
     let interference =
@@ -86,7 +104,7 @@ pub fn simulate_policy<S: Sink>(
     });
     let servers = servers.collect::<anyhow::Result<Vec<_>>>()?;
     let mut simulator = Simulator::new(servers, raw.dispatcher.build(luck.stream(Stream::Dispatch)));
-    let mut requests = workload.stream(luck);
+    let mut requests = workload.stream(Luck::new(seed.requests));
     let mut bounds = Bounds { horizon: workload.horizon(), watch };
     let ended = match workload.users() {
         Some(users) => {
@@ -104,32 +122,41 @@ pub fn simulate_policy<S: Sink>(
     Ok(Run { tally: simulator.close(sink), end, ended, extrapolations: costs.extrapolations() })
 }
 
-/// Requests per second that the scenario serves with the target alone and every place taken:
-/// measured in a closed loop of as many users as places on one replica, between the first and the
-/// last quarter of its requests, times the replicas.
+/// Requests per second that the scenario serves with the target alone: see [`capacity_of`].
 ///
 /// # Errors
 /// As [`simulate`].
 pub fn capacity(scenario: &Scenario, watch: &mut dyn FnMut(Progress) -> bool) -> anyhow::Result<f64> {
+    let members = (0..scenario.pool.len()).collect();
+    let decides = Decides::Policy(specrouter_routing::policies::PolicyConfig::TargetOnly);
+    let arm = Arm { name: "target_only".into(), decides, members, other_output: false, label: "" };
+    let reached = capacity_of(scenario, &arm, watch)?;
+    reached.context("the target alone finished too few requests: no capacity to take loads of")
+}
+
+/// Requests per second that the scenario serves under `arm` with every place taken; `None` when too few finished.
+///
+/// Measured in a closed loop of as many users as places on one replica, between the first and the
+/// last quarter of its requests, times the replicas.
+///
+/// # Errors
+/// As [`simulate`].
+pub fn capacity_of(
+    scenario: &Scenario,
+    arm: &Arm,
+    watch: &mut dyn FnMut(Progress) -> bool,
+) -> anyhow::Result<Option<f64>> {
     let users = scenario.limits.max_running;
     let requests = 8 * users.max(16);
     let workload = scenario.in_closed_loop(users, requests)?;
     let mut single = scenario.clone();
     single.raw.replicas = 1;
-    let members = (0..scenario.pool.len()).collect();
-    let decides = Decides::Policy(specrouter_routing::policies::PolicyConfig::TargetOnly);
-    let arm = Arm { name: "target_only".into(), decides, members, other_output: false, label: "" };
     let mut ends = Ends::default();
-    simulate(&single, &arm, &workload, scenario.raw.seed, &mut ends, watch)?;
+    simulate(&single, arm, &workload, scenario.raw.seed, &mut ends, watch)?;
     let (first, last) = (ends.0.len() / 4, ends.0.len() * 3 / 4);
     let span = ends.0.get(last).zip(ends.0.get(first)).map(|(l, f)| l.seconds() - f.seconds());
-    match span {
-        Some(span) if span > 0.0 => Ok((last - first) as f64 / span * f64::from(scenario.raw.replicas)),
-        _ => anyhow::bail!(
-            "the target alone finished {} of {requests} requests: no capacity to take loads of",
-            ends.0.len()
-        ),
-    }
+    let per_second = |span: f64| (last - first) as f64 / span * f64::from(scenario.raw.replicas);
+    Ok(span.filter(|&span| span > 0.0).map(per_second))
 }
 
 /// When requests finished.

@@ -25,6 +25,7 @@ fn the_lists_name_what_a_scenario_can_name() {
                 "burst",
                 "load-sweep",
                 "eagle",
+                "false-positives",
                 "engine-quickstart",
             ],
         ),

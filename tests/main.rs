@@ -7,6 +7,7 @@
 mod bad_input;
 mod calibrate;
 mod command;
+mod compare;
 mod costs;
 mod floors;
 mod program;

@@ -140,7 +140,16 @@ fn a_fixed_model_stands_outside_comparisons() {
 
 #[test]
 fn every_shipped_scenario_runs() {
-    for name in ["quickstart", "azure-conv", "azure-code", "long-context", "burst", "load-sweep", "eagle"] {
+    for name in [
+        "quickstart",
+        "azure-conv",
+        "azure-code",
+        "long-context",
+        "burst",
+        "load-sweep",
+        "eagle",
+        "false-positives",
+    ] {
         let folder = tempfile::tempdir().unwrap();
         let small = if name == "burst" { "workload.horizon_s=3" } else { "workload.requests=40" };
         let text = run(&[name, "--set", small, "--seeds", "1", "--quiet"], folder.path());

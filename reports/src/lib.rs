@@ -4,7 +4,7 @@
 //! Nothing here reads or writes a file: results come in as [`ArmResult`]s, texts go out as strings.
 //! The trip of a run: a [`collect::Collector`] listens, a [`SeedResult`] holds what it heard,
 //! [`SeedResult::reduce`] turns that into a [`SeedSummary`] of bounded size, and a [`Report`] shows
-//! the summaries of all arms.
+//! the summaries of all arms. A [`Study`] holds arms of several sources, compared.
 
 mod bound;
 pub mod collect;
@@ -17,6 +17,7 @@ pub mod league;
 mod numbers;
 pub mod plot;
 mod saturation;
+mod study;
 pub mod summary;
 mod table;
 pub mod timeline;
@@ -27,6 +28,7 @@ pub use bound::{BoundReport, share};
 pub use collect::{Collector, Columns, Keep};
 pub use compare::{Across, Comparison, Interval, Metric};
 pub use distribution::{Cdf, Stats, percentile};
+pub use study::{Kind, Plan, PlanLine, Regret, Share, Study, StudyArm};
 pub use summary::{Facts, Saturation, SeedResult, SeedSummary, Summary, summarize};
 pub use timeline::TimelineSink;
 

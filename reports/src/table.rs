@@ -56,7 +56,7 @@ struct Arm<'a> {
 }
 
 #[derive(Serialize)]
-struct Row {
+pub(crate) struct Row {
     metric: Metric,
     unit: &'static str,
     #[serde(flatten)]
@@ -160,7 +160,7 @@ pub(crate) fn metrics(arms: &[&ArmResult]) -> Vec<Metric> {
     Metric::ALL.into_iter().filter(has).collect()
 }
 
-fn means(arms: &[&ArmResult]) -> String {
+pub(crate) fn means(arms: &[&ArmResult]) -> String {
     let metrics = metrics(arms);
     let mut rows = vec![vec![String::from("policy")], vec![String::new()]];
     for metric in &metrics {

@@ -1,6 +1,7 @@
 //! One file per subcommand; each answers `Result<(), Failure>` and prints its result on stdout.
 
 pub mod calibrate;
+pub mod compare;
 pub mod completions;
 pub mod dry_run;
 #[cfg(feature = "engine")]

@@ -49,10 +49,10 @@ pub fn run(args: &ReplayArgs) -> Result<(), Failure> {
     notes.extend(law(&scenario, &rounds, trace.run().decoding.by_agreement())?);
     let (mut bound, stop) = (None, on_interrupt()?);
     if !args.no_references && !args.dry_run {
-        let best = references::hindsight_arm(&scenario, &stop)?;
+        let best = references::hindsight_arm(&scenario, &scenario.workload, &stop)?;
         scenario.arms.push(references::clairvoyant_arm(&scenario));
         scenario.arms.extend(best);
-        bound = references::bound(&scenario, &stop)?;
+        bound = references::bound(&scenario, &scenario.workload, &stop)?;
         if stop.load(std::sync::atomic::Ordering::Relaxed) {
             return Err(Failure::Interrupted("no arm had begun".into()));
         }

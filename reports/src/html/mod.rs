@@ -3,6 +3,8 @@
 mod details;
 mod results;
 
+pub(crate) use results::signs;
+
 use crate::numbers::{seconds, thousands};
 use crate::plot::{self, Figure, View};
 use crate::summary::Saturation;
@@ -284,6 +286,6 @@ mod tests {
 
     #[test]
     fn minus_signs_are_printed_and_hyphens_are_left() {
-        assert_eq!(results::signs("load-8 -20.0 % (-21.0, 3)"), "load-8 \u{2212}20.0 % (\u{2212}21.0, 3)");
+        assert_eq!(signs("load-8 -20.0 % (-21.0, 3)"), "load-8 \u{2212}20.0 % (\u{2212}21.0, 3)");
     }
 }

@@ -4,7 +4,7 @@ mod acceptance;
 mod axes;
 mod batch;
 mod chains;
-mod effects;
+pub(crate) mod effects;
 pub(crate) mod fit;
 mod latency;
 mod loads;
@@ -17,7 +17,8 @@ pub(crate) use theme::{FONT, VARIABLES, standalone};
 
 use crate::summary::Saturation;
 use crate::{ArmResult, Report, ReportError, table};
-use theme::{Dash, Key, Paint};
+pub(crate) use theme::Paint;
+use theme::{Dash, Key};
 
 /// A plot with the words that belong to it.
 pub(crate) struct Figure {

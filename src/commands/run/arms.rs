@@ -11,13 +11,13 @@ use specrouter_routing::luck::Luck;
 use specrouter_routing::record::{RequestRecord, RoundRecord, Sink, Status, Wants};
 use specrouter_routing::workload::Workload;
 use specrouter_sim::acceptance::Source;
-use specrouter_sim::drive::Ended;
+use specrouter_sim::drive::{Ended, Progress};
 use specrouter_traces::{Member, Mode, Run, Tables, TraceWriter};
 
 use super::progress::Bar;
 use crate::keep::{Both, folder};
 use crate::scenario::{self, Scenario};
-use crate::simulate::simulate;
+use crate::simulate::{Seed, simulate};
 
 /// One arm at one load under one seed, as indices.
 #[derive(Clone, Copy, Debug)]
@@ -51,21 +51,37 @@ pub fn run_all(
     bar: &Bar,
     stop: &AtomicBool,
 ) -> anyhow::Result<Vec<Option<Done>>> {
+    on_threads(jobs.len(), threads, stop, &|index| {
+        let job = jobs[index];
+        let (load, workload) = &workloads[job.load];
+        run_one(scenario, job, *load, workload, out, bar, stop)
+    })
+}
+
+/// Calls `run` with every index below `count` on `threads` threads; what was not run, or was interrupted, is `None`.
+///
+/// # Errors
+/// The first call's error, in order of indices. It raises `stop`.
+pub fn on_threads<T: Send>(
+    count: usize,
+    threads: usize,
+    stop: &AtomicBool,
+    run: &(dyn Fn(usize) -> anyhow::Result<Option<T>> + Sync),
+) -> anyhow::Result<Vec<Option<T>>> {
     let next = AtomicUsize::new(0);
-    let results: Vec<Mutex<Option<anyhow::Result<Option<Done>>>>> =
-        jobs.iter().map(|_| Mutex::new(None)).collect();
+    let results: Vec<Mutex<Option<anyhow::Result<Option<T>>>>> =
+        (0..count).map(|_| Mutex::new(None)).collect();
     std::thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
                 while !stop.load(Ordering::Relaxed) {
                     let index = next.fetch_add(1, Ordering::Relaxed);
-                    let Some(job) = jobs.get(index) else { return };
-                    let (load, workload) = &workloads[job.load];
-                    let result = run_one(scenario, *job, *load, workload, out, bar, stop);
+                    let Some(slot) = results.get(index) else { return };
+                    let result = run(index);
                     if result.is_err() {
                         stop.store(true, Ordering::Relaxed); // The others would be for nothing.
                     }
-                    *results[index].lock().expect("no thread panics while it holds a result") = Some(result);
+                    *slot.lock().expect("no thread panics while it holds a result") = Some(result);
                 }
             });
         }
@@ -165,11 +181,41 @@ pub fn once(
     seed: u64,
     stop: &AtomicBool,
 ) -> anyhow::Result<SeedSummary> {
-    let mut collector = Collector::new(Keep::Summary);
     let watch = &mut |_| !stop.load(Ordering::Relaxed);
+    Ok(kept(scenario, arm, workload, seed.into(), Keep::Summary, watch)?.summary)
+}
+
+/// One simulated run in memory.
+pub struct Kept {
+    /// Its metrics.
+    pub summary: SeedSummary,
+    /// Its requests in the order of their ends, if they were asked for.
+    pub requests: Vec<RequestRecord>,
+    /// Prices that lay off a measured table's grid.
+    pub extrapolations: u64,
+    /// How it ended.
+    pub ended: Ended,
+}
+
+/// One simulated run, nothing written, with what `keep` says.
+///
+/// # Errors
+/// A policy's bad answer.
+pub fn kept(
+    scenario: &Scenario,
+    arm: &scenario::Arm,
+    workload: &Workload,
+    seed: Seed,
+    keep: Keep,
+    watch: &mut dyn FnMut(Progress) -> bool,
+) -> anyhow::Result<Kept> {
+    let mut collector = Collector::new(keep);
     let run = simulate(scenario, arm, workload, seed, &mut collector, watch)
-        .with_context(|| format!("{}, seed {seed}", arm.name))?;
-    Ok(reduce(scenario, arm, workload, seed, collector, run))
+        .with_context(|| format!("{}, seed {}", arm.name, seed.requests))?;
+    let (requests, extrapolations, ended) =
+        (std::mem::take(&mut collector.requests), run.extrapolations, run.ended);
+    let summary = reduce(scenario, arm, workload, seed.requests, collector, run);
+    Ok(Kept { summary, requests, extrapolations, ended })
 }
 
 /// The metrics of a simulated run.

@@ -113,7 +113,7 @@ pub fn execute(scenario: &Scenario, args: &Told) -> Result<(), Failure> {
     Ok(())
 }
 
-fn cores() -> usize {
+pub(super) fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
 }
 
@@ -126,7 +126,10 @@ pub(super) fn on_interrupt() -> Result<Arc<AtomicBool>, Failure> {
 }
 
 /// What arrives: the scenario's workload, or one for each load of its sweep.
-fn workloads(scenario: &Scenario, stop: &AtomicBool) -> Result<Vec<(Option<f64>, Workload)>, Failure> {
+pub(super) fn workloads(
+    scenario: &Scenario,
+    stop: &AtomicBool,
+) -> Result<Vec<(Option<f64>, Workload)>, Failure> {
     let Some(loads) = &scenario.loads else {
         return Ok(vec![(None, scenario.workload.clone())]);
     };

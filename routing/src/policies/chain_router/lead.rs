@@ -1,6 +1,7 @@
 //! The lead: for each load the chain and windows with the least expected time per token.
 
 use super::beliefs::Beliefs;
+use super::lengths::Lengths;
 use crate::chain::{ChainPlan, MAX_MODELS};
 use crate::ids::ModelId;
 use crate::policies::traffic::Traffic;
@@ -24,8 +25,12 @@ const MOST_CLASSES: usize = 16;
 #[derive(Clone, Copy)]
 pub(super) struct Lead {
     pub planned: Planned,
-    /// Expected seconds per token of the batch.
+    /// Expected seconds per token of the batch, with what prompts to come cost the chain's lower models.
+    pub price: f64,
+    /// The same without.
     pub seconds_per_token: f64,
+    /// What plain decoding takes.
+    pub alone: f64,
 }
 
 impl Lead {
@@ -39,8 +44,6 @@ impl Lead {
 struct Standing {
     stamp: (u64, u64),
     lead: Lead,
-    /// Every chain with its windows and seconds per token, best first.
-    plans: Vec<(ChainPlan, f64)>,
 }
 
 /// The leads by load.
@@ -53,10 +56,9 @@ pub(super) struct Leads {
     by_load: Vec<Option<Standing>>,
     /// The lead that most recently led.
     present: Option<ChainPlan>,
-    /// Where `by_load` the present load stands.
-    here: usize,
     /// Plans of the newest search, best first.
-    plans: Vec<(ChainPlan, f64)>,
+    others: Vec<(ChainPlan, f64)>,
+    chains: Vec<ChainPlan>,
     /// Rows planned since they last paid for a search.
     credit: u64,
 }
@@ -70,26 +72,25 @@ impl Leads {
             traffic: Traffic::default(),
             by_load: Vec::new(),
             present: None,
-            here: 0,
-            plans: Vec::new(),
+            others: Vec::new(),
+            chains: Vec::new(),
             credit: ROWS_PER_SEARCH,
         }
     }
 
-    /// The plans among which the present lead was chosen, best first, with their seconds per token.
-    pub fn others(&self) -> &[(ChainPlan, f64)] {
-        self.by_load.get(self.here).and_then(Option::as_ref).map_or(&[], |standing| &standing.plans)
+    /// Plans of the newest search, best first.
+    pub fn others(&self) -> &[ChainPlan] {
+        &self.chains
     }
 
     /// The lead for the present load, and whether it brought other models; searched anew when what it rests on has
     /// moved and enough rows have been planned to pay for it.
-    pub fn decide(&mut self, ask: &Ask<'_>, beliefs: &Beliefs) -> (Lead, bool) {
+    pub fn decide(&mut self, ask: &Ask<'_>, beliefs: &Beliefs, lengths: &Lengths) -> (Lead, bool) {
         self.credit = (self.credit + ask.starting.len() as u64).min(4 * ROWS_PER_SEARCH);
         let load = bucket(ask.decoding);
         if load >= self.by_load.len() {
             self.by_load.resize(load + 1, None);
         }
-        self.here = load;
         let stamp = (ask.costs.version(), beliefs.version());
         if let Some(known) = &self.by_load[load]
             && (known.stamp == stamp || self.credit < ROWS_PER_SEARCH)
@@ -100,26 +101,28 @@ impl Leads {
         self.credit = self.credit.saturating_sub(ROWS_PER_SEARCH);
         let present = self.present;
         let alpha = mixed(ask, self.candidates.models(), |class| beliefs.of_class(class));
-        let (best, kept) = self.best(ask, &alpha, present);
+        let (best, kept) = self.best(ask, &alpha, lengths, present);
+        self.others.sort_by(|a, b| a.1.total_cmp(&b.1));
+        self.chains.clear();
+        self.chains.extend(self.others.iter().map(|(chain, _)| *chain));
         let lead = match kept {
             Some(kept) => {
                 let same = kept.chain().models() == best.chain().models();
                 let gain = if same { WINDOWS_GAIN } else { MODELS_GAIN };
-                if best.seconds_per_token > kept.seconds_per_token * (1.0 - gain) { kept } else { best }
+                if best.price > kept.price * (1.0 - gain) { kept } else { best }
             }
             None => best,
         };
         let moved = present.is_some_and(|present| present.models() != lead.chain().models());
         self.present = Some(*lead.chain());
-        let plans = self.plans.clone();
-        self.by_load[load] = Some(Standing { stamp, lead, plans });
+        self.by_load[load] = Some(Standing { stamp, lead });
         (lead, moved)
     }
 
     /// The lead under a draw of what pairs may be.
-    pub fn hoped(&mut self, ask: &Ask<'_>, beliefs: &Beliefs, round: u64) -> Lead {
+    pub fn hoped(&mut self, ask: &Ask<'_>, beliefs: &Beliefs, lengths: &Lengths, round: u64) -> Lead {
         let alpha = mixed(ask, self.candidates.models(), |class| beliefs.drawn(class, round));
-        self.best(ask, &alpha, None).0
+        self.best(ask, &alpha, lengths, None).0
     }
 
     /// The best plan at these acceptances, and the chain that leads at present with the windows that suit it now.
@@ -127,31 +130,43 @@ impl Leads {
         &mut self,
         ask: &Ask<'_>,
         alpha: &AlphaMatrix,
+        lengths: &Lengths,
         present: Option<ChainPlan>,
     ) -> (Lead, Option<Lead>) {
         let rows = ask.decoding.max(1);
         let context = ask.context_tokens / u64::from(ask.running.max(1));
         let costs = ask.costs;
         let seconds = |model: ModelId, shape: &PassShape| costs.seconds(model, shape);
+        // What each committed token costs a lower model for the prompts of requests to come.
+        let mut prompts = [0.0; MAX_MODELS];
+        for (model, charge) in prompts.iter_mut().enumerate().take(self.candidates.models() - 1) {
+            let (id, draft) = (ModelId(model as u8), PassShape::uniform(rows, 1, context));
+            let with = draft.plus(PassShape::uniform(1, lengths.prompt() as u32, 0));
+            *charge = (costs.seconds(id, &with) - costs.seconds(id, &draft)).max(0.0) / lengths.output();
+        }
         let batch = Batch::of(rows, context as f64);
         let limits =
             Limits { max_window: self.max_window, max_block: ask.limits.max_block, ..Limits::default() };
         let target = self.candidates.target();
         let alone = costs.seconds(target, &PassShape::uniform(rows, 1, context)) / f64::from(rows);
         let lead = |plan: ChainPlan, priced: Priced| {
+            let lower = &plan.models()[..plan.depth() - 1];
+            let charge: f64 = lower.iter().map(|model| prompts[model.index()]).sum();
             let tokens = (priced.tokens / f64::from(rows)) as f32;
             let predicted =
                 Prediction { round_seconds: priced.round_seconds as f32, tokens, propensity: 1.0 };
             Lead {
                 planned: Planned { chain: plan, predicted: Some(predicted) },
+                price: priced.seconds_per_token + charge,
                 seconds_per_token: priced.seconds_per_token,
+                alone,
             }
         };
         let ranked = self.search.run(&self.candidates, alpha, &batch, &seconds, &limits, Pricing::Lockstep);
         let leads = || ranked.iter().map(|r| lead(r.plan, r.priced));
-        self.plans.clear();
-        self.plans.extend(ranked.iter().map(|r| (r.plan, r.priced.seconds_per_token)));
-        let best = leads().next();
+        self.others.clear();
+        self.others.extend(leads().map(|lead| (*lead.chain(), lead.price)));
+        let best = leads().min_by(|a, b| a.price.total_cmp(&b.price));
         let kept = present.and_then(|plan| leads().find(|lead| lead.chain().models() == plan.models()));
         let plain = || {
             lead(

@@ -2,12 +2,12 @@
 //!
 //! Four decisions, each where it belongs:
 //! - **The lead** (`lead`): for each load the chain and windows with the least expected time per token, priced exactly,
-//!   stragglers included, under what is believed of the classes that start (`beliefs`).
-//! - **What suits a sequence** (here): the lead if its caches are up to date. A sequence that lags (every one does when
-//!   its prompt is new) takes the plan that costs the batch least until its output ends, catching up included: that is
-//!   how switching is priced, sequence by sequence, where it is paid.
-//! - **Windows** (`windows`): under a lead of two levels each sequence drafts as far as its own acceptance pays: one
-//!   budget, spent where a token is worth most.
+//!   stragglers included, under what is believed of the classes that start (`beliefs`), with what the chain's lower
+//!   models pay for the prompts to come. It changes only for a gain worth a change.
+//! - **Who joins** (here): a sequence whose drafter lags runs the lag only if what the batch saves over the rest of its
+//!   output pays for it. So switching is priced where it is paid, sequence by sequence.
+//! - **Windows** (`windows`): under a lead of two levels each sequence drafts as far as its own acceptance pays, at the
+//!   rate the batch earns: one budget, spent where a token is worth most.
 //! - **Riding** (here): while a prompt runs, the target's next pass comes after the next draft pass, whatever was
 //!   planned. Then one draft each is what can be verified in it, and longer drafts would only wait.
 //!
@@ -23,7 +23,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::recipe::{Builder, PolicyEntry, PolicyError, Recipe};
-use crate::chain::{ChainPlan, MAX_MODELS};
+use crate::chain::ChainPlan;
 use crate::ids::{ModelId, Slot};
 use crate::policy::maths::expected_tokens;
 use crate::policy::price::Candidates;
@@ -80,7 +80,6 @@ impl Recipe for ChainRouterConfig {
             looks: Looks { every: probe_rounds, next: probe_rounds, patience: 1 },
             rounds: 0,
             rows: Rows::default(),
-            rest: Vec::new(),
             allotment: Allotment::default(),
         }))
     }
@@ -106,8 +105,6 @@ struct ChainRouter {
     rounds: u64,
     // Buffers.
     rows: Rows,
-    /// What suits each starting sequence.
-    rest: Vec<ChainPlan>,
     allotment: Allotment,
 }
 
@@ -132,41 +129,19 @@ impl Load {
 }
 
 impl ChainRouter {
-    /// What suits the sequence: the lead if its caches are up to date, else of the newest search's plans the one that
-    /// costs the batch least until the sequence ends. That is its price for every token that is left, and what its
-    /// models must catch up on, which they do beside the batch.
-    fn suits(&self, ask: &Ask<'_>, load: Load, slot: Slot, lead: &Lead) -> ChainPlan {
+    /// Is `model` up to date for the sequence, or is what it lacks worth running? Catching up adds to the model's
+    /// next pass over the batch; the lead saves the batch time on every token that the sequence still has to go.
+    fn joins(&self, ask: &Ask<'_>, load: Load, slot: Slot, model: ModelId, lead: &Lead) -> bool {
         let view = ask.request(slot);
-        let lower = |chain: &ChainPlan| chain.depth() - 1;
-        let near = |chain: &ChainPlan| chain.models()[..lower(chain)].iter().all(|&m| view.lag(m) <= NEAR);
-        if near(lead.chain()) {
-            return *lead.chain();
+        let lag = view.lag(model);
+        if lag <= NEAR {
+            return true;
         }
         let left = self.lengths.output().min(f64::from(view.limit().saturating_sub(view.emitted())));
-        let mut catch_up = [None; MAX_MODELS];
-        let mut best = (f64::INFINITY, ChainPlan::target_only(self.candidates.target()));
-        for &(chain, price) in self.leads.others() {
-            let mut seconds = price * left;
-            for &model in &chain.models()[..lower(&chain)] {
-                let cost = catch_up[model.index() % MAX_MODELS]
-                    .get_or_insert_with(|| self.catch_up(ask, load, model, view.lag(model)));
-                seconds += *cost;
-            }
-            if seconds < best.0 {
-                best = (seconds, chain);
-            }
-        }
-        if best.1.models() == lead.chain().models() { *lead.chain() } else { best.1 }
-    }
-
-    /// Seconds that running `lag` tokens adds to the model's next pass over the batch.
-    fn catch_up(&self, ask: &Ask<'_>, load: Load, model: ModelId, lag: u32) -> f64 {
-        if lag <= NEAR {
-            return 0.0;
-        }
         let draft = PassShape::uniform(load.rows, 1, load.context);
         let with = draft.plus(PassShape::uniform(1, lag, 0));
-        (ask.costs.seconds(model, &with) - ask.costs.seconds(model, &draft)).max(0.0)
+        let catch_up = ask.costs.seconds(model, &with) - ask.costs.seconds(model, &draft);
+        left * (lead.alone - lead.seconds_per_token).max(0.0) > catch_up
     }
 
     /// While a prompt runs: one draft each by the drafter of the lead whose tokens are worth most. False where nothing rides.
@@ -186,7 +161,7 @@ impl ChainRouter {
         }
         let Some((_, drafter)) = best else { return false };
         self.allot(ask, load, drafter, lead, true);
-        self.push(drafter, true, plan);
+        self.push(drafter, plan);
         true
     }
 
@@ -195,14 +170,8 @@ impl ChainRouter {
     fn allot(&mut self, ask: &Ask<'_>, load: Load, drafter: ModelId, lead: &Lead, riding: bool) -> f64 {
         let target = self.candidates.target();
         self.rows.clear();
-        self.rest.clear();
         for &slot in ask.starting {
-            let own = self.suits(ask, load, slot, lead);
-            let joins = match riding {
-                true => own.uses(drafter) || ask.request(slot).lag(drafter) <= NEAR,
-                false => own.models() == lead.chain().models(),
-            };
-            self.rest.push(own);
+            let joins = self.joins(ask, load, slot, drafter, lead);
             let alpha = joins.then(|| {
                 let view = ask.request(slot);
                 let ratio = self.beliefs.ratio(slot, view.id());
@@ -240,20 +209,37 @@ impl ChainRouter {
         self.allotment.tokens - rate * self.allotment.seconds
     }
 
-    /// The windows allotted, as plans; for the others what suits them, or nothing where they would be waited for.
-    fn push(&self, drafter: ModelId, riding: bool, plan: &mut Plan) {
+    /// The windows allotted, as plans.
+    fn push(&self, drafter: ModelId, plan: &mut Plan) {
         let target = self.candidates.target();
-        for ((alpha, window), own) in self.rows.iter().zip(&self.allotment.windows).zip(&self.rest) {
-            let chain = match (alpha, window) {
-                (None, _) if !riding => *own,
-                (_, 0) => ChainPlan::target_only(target),
-                (_, n) => ChainPlan::new(&[drafter, target], &[u32::from(*n)])
-                    .unwrap_or(ChainPlan::target_only(target)),
+        for (alpha, window) in self.rows.iter().zip(&self.allotment.windows) {
+            let chain = match window {
+                0 => None,
+                n => ChainPlan::new(&[drafter, target], &[u32::from(*n)]).ok(),
             };
             let tokens = expected_tokens(alpha.unwrap_or(0.0), u32::from(*window)) as f32;
             let predicted =
                 Prediction { round_seconds: self.allotment.seconds as f32, tokens, propensity: 1.0 };
-            plan.push(Planned { chain, predicted: Some(predicted) });
+            plan.push(Planned {
+                chain: chain.unwrap_or(ChainPlan::target_only(target)),
+                predicted: Some(predicted),
+            });
+        }
+    }
+
+    /// The lead for those whose caches are up to date or worth it, for the others the best plan that theirs allow.
+    fn follow(&self, ask: &Ask<'_>, load: Load, lead: &Lead, plan: &mut Plan) {
+        let usable = |slot: Slot, chain: &ChainPlan| {
+            let lower = &chain.models()[..chain.depth() - 1];
+            lower.iter().all(|&model| self.joins(ask, load, slot, model, lead))
+        };
+        for &slot in ask.starting {
+            if usable(slot, lead.chain()) {
+                plan.push(lead.planned);
+                continue;
+            }
+            let other = self.leads.others().iter().find(|chain| usable(slot, chain));
+            plan.push(other.copied().unwrap_or(ChainPlan::target_only(self.candidates.target())));
         }
     }
 
@@ -265,8 +251,8 @@ impl ChainRouter {
         }
         self.looks.next = self.rounds + self.looks.every * self.looks.patience;
         self.looks.patience = (2 * self.looks.patience).min(MOST_PATIENCE);
-        let hoped = self.leads.hoped(ask, &self.beliefs, self.rounds);
-        if hoped.seconds_per_token > lead.seconds_per_token * (1.0 - PROMISE) {
+        let hoped = self.leads.hoped(ask, &self.beliefs, &self.lengths, self.rounds);
+        if hoped.price > lead.price * (1.0 - PROMISE) {
             return;
         }
         let stale = |pair: &&[ModelId]| {
@@ -297,9 +283,9 @@ impl Policy for ChainRouter {
         let load = Load::of(ask);
         for &slot in ask.starting {
             let view = ask.request(slot);
-            self.lengths.see(slot, view.id(), view.emitted());
+            self.lengths.see(slot, view.id(), view.emitted(), view.prompt_tokens());
         }
-        let (lead, moved) = self.leads.decide(ask, &self.beliefs);
+        let (lead, moved) = self.leads.decide(ask, &self.beliefs, &self.lengths);
         if moved {
             // The world has moved: look around again soon.
             self.looks.patience = 1;
@@ -308,12 +294,9 @@ impl Policy for ChainRouter {
         if !self.ride(ask, load, &lead, plan) {
             if lead.chain().depth() == 2 {
                 self.allot(ask, load, lead.chain().model(0), &lead, false);
-                self.push(lead.chain().model(0), false, plan);
+                self.push(lead.chain().model(0), plan);
             } else {
-                for &slot in ask.starting {
-                    let chain = self.suits(ask, load, slot, &lead);
-                    plan.push(Planned { chain, predicted: lead.planned.predicted });
-                }
+                self.follow(ask, load, &lead, plan);
             }
         }
         self.look(ask, &lead, plan);
