@@ -172,7 +172,8 @@ impl World {
     pub fn run(&self, policy: &PolicyConfig) -> Outcome {
         let names = ["small", "medium", "large"].map(String::from);
         let draws = Luck::new(self.seed).stream(Stream::Policy);
-        let pool = PolicyPool { names: &names, candidates: Candidates::all(3), max_block: 32, draws };
+        let (candidates, classes) = (Candidates::all(3), self.classes());
+        let pool = PolicyPool { names: &names, candidates, classes: &classes, max_block: 32, draws };
         self.run_policy(policy.build(&pool).unwrap())
     }
 
@@ -249,5 +250,6 @@ pub fn fixed(models: &[&str], windows: &[u32]) -> PolicyConfig {
 mod acceptance_tiers;
 mod censored_ema;
 mod confidence_stop;
+mod decision_table;
 mod entropy_stop;
 mod goodput;

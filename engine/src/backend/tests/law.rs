@@ -102,6 +102,11 @@ fn invariant_7_the_policies_of_the_product_are_lossless() {
             .to_owned(),
         r#"{"entropy_stop": {"draft": "toy-0", "rule": "svip", "max_window": 4, "threshold": 0.95}}"#
             .to_owned(),
+        r#"{"decision_table": {"half_life": 1, "initial_acceptance": 0.65, "forget_passes": 4, "hysteresis": 0.2,
+            "rules": [
+                {"when": {"acceptance_at_least": 0.6}, "chain": ["toy-0", "toy-1", "toy-2"], "windows": [2, 1]},
+                {"when": {"context_at_least": 4}, "chain": ["toy-0", "toy-2"], "windows": [3]}]}}"#
+            .to_owned(),
     ];
     let mut unseen: Vec<&str> = catalog().iter().map(|entry| entry.name).collect();
     for (index, config) in configs.into_iter().enumerate() {
