@@ -26,6 +26,7 @@ mod windows;
 pub use acceptance_tiers::AcceptanceTiersConfig;
 pub use arms::ArmConfig;
 pub use batch_table::{BatchRow, BatchTableConfig, DisableConfig};
+pub use books::Books;
 pub use censored_ema::CensoredEmaConfig;
 pub use chain_router::ChainRouterConfig;
 pub use confidence_stop::{ConfidenceStopConfig, Schedule};

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::arms::ArmConfig;
 use super::books::Books;
-use super::recipe::{Builder, PolicyEntry, PolicyError, Recipe, shown};
+use super::recipe::{Builder, PolicyEntry, PolicyError, Recipe};
 use crate::chain::ChainPlan;
 use crate::estimate::Ema;
 use crate::ids::{ClassId, ModelId};
@@ -127,7 +127,7 @@ impl Recipe for DecisionTableConfig {
             None => target,
             Some(arm) if reach::complete(&rules, pool.pool.classes.len(), pairs.len()) => {
                 let expected = "left out where the rules take every sequence";
-                return Err(pool.refuse("otherwise", expected, shown(&arm.chain, &arm.windows)));
+                return Err(pool.refuse("otherwise", expected, arm.chain.join(">")));
             }
             Some(arm) => {
                 pool.chain("chain", &arm.chain, "windows", &arm.windows).map_err(|e| e.within("otherwise"))?

@@ -33,27 +33,27 @@ fn refused(result: Result<(), PolicyError>) -> String {
 
 #[test]
 fn a_bad_table_is_refused_with_its_place() {
-    insta::assert_snapshot!(refused(build(r#"{"rules": []}"#)), @"");
-    insta::assert_snapshot!(refused(rules(&[r#""batch_at_most": 4"#, r#""class": "cod""#])), @"");
-    insta::assert_snapshot!(refused(rules(&[r#""batch_at_least": 9, "batch_at_most": 8"#])), @"");
-    insta::assert_snapshot!(refused(rules(&[r#""batch_at_most": 0"#])), @"");
-    insta::assert_snapshot!(refused(rules(&[r#""acceptance_at_least": 0.6, "acceptance_at_most": 0.5"#])), @"");
-    insta::assert_snapshot!(refused(build(r#"{"rules": [{"when": {"acceptance_at_most": 0.2}, "chain": ["large"]}]}"#)), @"");
-    insta::assert_snapshot!(refused(build(r#"{"rules": [{"chain": ["tiny", "large"], "windows": [2]}]}"#)), @"");
-    insta::assert_snapshot!(refused(build(r#"{"rules": [{"chain": ["small", "large"], "windows": [2, 2]}]}"#)), @"");
-    insta::assert_snapshot!(refused(build(r#"{"rules": [{"when": {"class": "code"}, "chain": ["large"]}], "otherwise": {"chain": ["small"]}}"#)), @"");
+    insta::assert_snapshot!(refused(build(r#"{"rules": []}"#)), @"rules: policy decision_table: rules must be 1 to 256 rules, got 0");
+    insta::assert_snapshot!(refused(rules(&[r#""batch_at_most": 4"#, r#""class": "cod""#])), @"rules[1].when.class: policy decision_table: class cod is not in the workload (chat, code)");
+    insta::assert_snapshot!(refused(rules(&[r#""batch_at_least": 9, "batch_at_most": 8"#])), @"rules[0].when.batch_at_most: policy decision_table: batch_at_most must be its _at_least or more, got 8");
+    insta::assert_snapshot!(refused(rules(&[r#""batch_at_most": 0"#])), @"rules[0].when.batch_at_most: policy decision_table: batch_at_most must be at least 1: this sequence is counted, got 0");
+    insta::assert_snapshot!(refused(rules(&[r#""acceptance_at_least": 0.6, "acceptance_at_most": 0.5"#])), @"rules[0].when.acceptance_at_most: policy decision_table: acceptance_at_most must be its _at_least or more, got 0.5");
+    insta::assert_snapshot!(refused(build(r#"{"rules": [{"when": {"acceptance_at_most": 0.2}, "chain": ["large"]}]}"#)), @"rules[0].when.acceptance_at_most: policy decision_table: acceptance_at_most must be left out of a rule whose chain has no drafter, got 0.2");
+    insta::assert_snapshot!(refused(build(r#"{"rules": [{"chain": ["tiny", "large"], "windows": [2]}]}"#)), @"rules[0].chain: policy decision_table: model tiny is not in the pool (small, medium, large)");
+    insta::assert_snapshot!(refused(build(r#"{"rules": [{"chain": ["small", "large"], "windows": [2, 2]}]}"#)), @"rules[0].windows: policy decision_table: a chain of 2 needs 1 windows, got 2");
+    insta::assert_snapshot!(refused(build(r#"{"rules": [{"when": {"class": "code"}, "chain": ["large"]}], "otherwise": {"chain": ["small"]}}"#)), @"otherwise.chain: policy decision_table: a chain ends in the target, model 2; got models [0]");
 }
 
 #[test]
 fn a_rule_that_can_never_be_reached_is_refused() {
-    insta::assert_snapshot!(refused(rules(&["", r#""class": "code""#])), @"");
-    insta::assert_snapshot!(refused(rules(&[r#""batch_at_most": 16"#, r#""class": "code", "batch_at_most": 8"#])), @"");
+    insta::assert_snapshot!(refused(rules(&["", r#""class": "code""#])), @"rules[1].when: policy decision_table: when must be met by some sequence that no rule before it takes, got {class: code}");
+    insta::assert_snapshot!(refused(rules(&[r#""batch_at_most": 16"#, r#""class": "code", "batch_at_most": 8"#])), @"rules[1].when: policy decision_table: when must be met by some sequence that no rule before it takes, got {class: code, batch_at_most: 8}");
     // Together those before take all of it, each of them a part.
-    insta::assert_snapshot!(refused(rules(&[r#""batch_at_most": 16"#, r#""batch_at_least": 17, "class": "code""#, r#""class": "code", "context_at_most": 100"#])), @"");
-    insta::assert_snapshot!(refused(rules(&[r#""class": "chat""#, r#""class": "code""#, ""])), @"");
-    insta::assert_snapshot!(refused(rules(&[r#""acceptance_at_least": 0.5"#, r#""acceptance_at_most": 0.5"#, r#""queue_at_least": 3"#])), @"");
+    insta::assert_snapshot!(refused(rules(&[r#""batch_at_most": 16"#, r#""batch_at_least": 17, "class": "code""#, r#""class": "code", "context_at_most": 100"#])), @"rules[2].when: policy decision_table: when must be met by some sequence that no rule before it takes, got {class: code, context_at_most: 100}");
+    insta::assert_snapshot!(refused(rules(&[r#""class": "chat""#, r#""class": "code""#, ""])), @"rules[2].when: policy decision_table: when must be met by some sequence that no rule before it takes, got {}");
+    insta::assert_snapshot!(refused(rules(&[r#""acceptance_at_least": 0.5"#, r#""acceptance_at_most": 0.5"#, r#""queue_at_least": 3"#])), @"rules[2].when: policy decision_table: when must be met by some sequence that no rule before it takes, got {queue_at_least: 3}");
     let all = r#"{"chain": ["small", "large"], "windows": [2]}"#;
-    insta::assert_snapshot!(refused(build(&format!(r#"{{"rules": [{all}], "otherwise": {{"chain": ["large"]}}}}"#))), @"");
+    insta::assert_snapshot!(refused(build(&format!(r#"{{"rules": [{all}], "otherwise": {{"chain": ["large"]}}}}"#))), @"otherwise: policy decision_table: otherwise must be left out where the rules take every sequence, got large");
     // One batch size is left between them.
     rules(&[r#""batch_at_most": 16"#, r#""batch_at_least": 18"#, ""]).unwrap();
     // Another pair's acceptance is another number.
