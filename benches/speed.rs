@@ -124,6 +124,7 @@ fn built(policy: &PolicyConfig) -> Box<dyn Policy> {
     let view = PolicyPool {
         names: &names,
         candidates: Candidates::all(3),
+        classes: &["all".to_owned()],
         max_block: 32,
         draws: Luck::new(1).stream(Stream::Policy),
     };

@@ -186,9 +186,9 @@ pub fn resolve_document(
     let limits = limits(&raw, &pool, kv_tokens, document)?;
     let slo = raw.slo.unwrap_or_default().resolve(Slo::default()).map_err(|e| document.error("slo", e))?;
     let workload = workload(&mut raw, &limits, slo, document, &paths)?;
-    let classes: Vec<String> = workload.classes().iter().map(|class| class.name.clone()).collect();
+    let classes = workload.class_names();
     let acceptance = acceptance(&raw, calibrated.as_ref(), &pool, &classes, document)?;
-    let arms = arms::resolve(&raw.policies, &pool, limits.max_block, document)?;
+    let arms = arms::resolve(&raw.policies, &pool, &classes, limits.max_block, document)?;
     let loads = loads(&raw, document)?;
     paths.lead_on(&mut raw);
     Ok(Scenario {

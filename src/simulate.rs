@@ -60,11 +60,12 @@ pub fn simulate<S: Sink>(
     watch: &mut dyn FnMut(Progress) -> bool,
 ) -> anyhow::Result<Run> {
     let seed = seed.into();
+    let classes = workload.class_names();
     let policy = |replica: ReplicaId| -> anyhow::Result<Box<dyn Policy>> {
         let draws = Luck::new(seed.coins).stream(Stream::Policy).part(u64::from(replica.0));
         Ok(match &arm.decides {
             Decides::Policy(config) => {
-                build(config, &scenario.pool, &arm.members, scenario.limits.max_block, draws)?
+                build(config, &scenario.pool, &arm.members, &classes, scenario.limits.max_block, draws)?
             }
             Decides::Clairvoyant => Box::new(references::clairvoyant(scenario, workload, seed)),
         })

@@ -181,6 +181,19 @@ fn acceptance_that_no_models_have_is_refused() {
 }
 
 #[test]
+fn a_decision_table_that_cannot_be_meant_is_refused_with_its_place() {
+    let chain = "chain: [llama-68m, llama-3.1-8b], windows: [4]";
+    let table =
+        |rules: &str| edit(&format!("static: {{{chain}}}"), &format!("decision_table: {{rules: [{rules}]}}"));
+    insta::assert_snapshot!(table(&format!("{{when: {{class: math}}, {chain}}}")), @"");
+    insta::assert_snapshot!(table(&format!("{{when: {{clas: chat}}, {chain}}}")), @"");
+    insta::assert_snapshot!(table(&format!("{{when: {{acceptance_at_least: 1.5}}, {chain}}}")), @"");
+    insta::assert_snapshot!(table(&format!("{{when: {{batch_at_least: 5, batch_at_most: 4}}, {chain}}}")), @"");
+    insta::assert_snapshot!(table(&format!("{{when: {{class: chat}}, {chain}}}, {{{chain}}}, {{when: {{queue_at_most: 3}}, chain: [llama-3.1-8b]}}")), @"");
+    insta::assert_snapshot!(table("{chain: [llama-3.1-8b, llama-68m], windows: [4]}"), @"");
+}
+
+#[test]
 fn policies_that_cannot_be_built_are_refused() {
     let windows = "{chain: [llama-68m, llama-3.1-8b], windows: [4]}";
     insta::assert_snapshot!(edit(windows, "{chain: [llama-68m, llama-3.2-1b], windows: [4]}"), @"s.yaml:21:21: policies[1].static.chain: policy static: a chain ends in the target, model 2; got models [0, 1] (models: 0 llama-68m, 1 llama-3.2-1b, 2 llama-3.1-8b)");

@@ -384,6 +384,7 @@ pub(crate) fn product(config: &str) -> Box<dyn Policy> {
     let pool = PolicyPool {
         names: &names,
         candidates: Candidates::all(3),
+        classes: &["all".to_owned()],
         max_block: 16,
         draws: Luck::new(1).stream(Stream::Policy),
     };

@@ -205,6 +205,7 @@ impl Arm {
         let pool = PolicyPool {
             names: &world.names,
             candidates: Candidates::of_pool(&world.specs),
+            classes: &["all".to_owned()],
             max_block: 32,
             draws: Luck::new(1).stream(Stream::Policy),
         };

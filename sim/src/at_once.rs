@@ -101,6 +101,7 @@ fn run(policy: &PolicyConfig, replicas: u32, gap: u64, one_by_one: bool) -> (Log
     let pool = PolicyPool {
         names: &names,
         candidates: Candidates::all(3),
+        classes: &["all".to_owned()],
         max_block: 32,
         draws: luck.stream(Stream::Policy),
     };
@@ -193,6 +194,7 @@ fn invariant_2_the_clock_never_goes_back_and_equal_times_keep_their_order() {
     let pool = PolicyPool {
         names: &names,
         candidates: Candidates::all(3),
+        classes: &["all".to_owned()],
         max_block: 32,
         draws: luck.stream(Stream::Policy),
     };

@@ -52,6 +52,7 @@ fn run(policy: &PolicyConfig, output: u32, requests: u64) -> Log {
     let pool = PolicyPool {
         names: &names,
         candidates: Candidates::all(3),
+        classes: &["all".to_owned()],
         max_block: 32,
         draws: luck.stream(Stream::Policy),
     };

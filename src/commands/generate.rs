@@ -161,7 +161,9 @@ fn policy(text: &str, specs: &[ModelSpec], names: &[String], luck: Luck) -> anyh
     let document = Document::parse("--policy", text.as_bytes())?;
     let config: PolicyConfig = document.read()?;
     let draws = luck.stream(Stream::Policy);
-    let pool = PolicyPool { names, candidates: Candidates::of_pool(specs), max_block: MAX_BLOCK, draws };
+    // The one prompt's class, by the name that workloads without classes have.
+    let (candidates, classes) = (Candidates::of_pool(specs), ["all".to_owned()]);
+    let pool = PolicyPool { names, candidates, classes: &classes, max_block: MAX_BLOCK, draws };
     Ok(config.build(&pool)?)
 }
 

@@ -33,7 +33,8 @@ pub enum Decides {
     Clairvoyant,
 }
 
-/// The policy of `config` over the pool's models at `members`, for one replica, with luck of its own.
+/// The policy of `config` over the pool's models at `members`, for one replica, with luck of its own. `classes` are the
+/// workload's.
 ///
 /// # Errors
 /// [`PolicyError`]; [`super::resolve`] has met it before.
@@ -41,12 +42,14 @@ pub fn build(
     config: &PolicyConfig,
     pool: &[ModelSpec],
     members: &[usize],
+    classes: &[String],
     max_block: u32,
     draws: Draws,
 ) -> Result<Box<dyn Policy>, PolicyError> {
     let members: Vec<ModelSpec> = members.iter().map(|&index| pool[index].clone()).collect();
     let names: Vec<String> = members.iter().map(|model| model.name.clone()).collect();
-    config.build(&PolicyPool { names: &names, candidates: Candidates::of_pool(&members), max_block, draws })
+    let candidates = Candidates::of_pool(&members);
+    config.build(&PolicyPool { names: &names, candidates, classes, max_block, draws })
 }
 
 /// Names every policy and builds it once, so that what is wrong with it is known before the run.
@@ -56,6 +59,7 @@ pub fn build(
 pub(super) fn resolve(
     policies: &[PolicyConfig],
     pool: &[ModelSpec],
+    classes: &[String],
     max_block: u32,
     document: &Document,
 ) -> Result<Vec<Arm>, ScenarioError> {
@@ -96,7 +100,7 @@ pub(super) fn resolve(
         let same = policies[..index].iter().filter(|other| other.label() == label).count();
         let name = if same == 0 { label } else { format!("{label} #{}", same + 1) };
         let label = if other_output { "other output" } else { "" };
-        build(policy, pool, &members, max_block, draws).map_err(|e| {
+        build(policy, pool, &members, classes, max_block, draws).map_err(|e| {
             let place = format!("{place}.{}.{}", policy.name(), e.parameter());
             document.error(&place, with_numbers(&e, pool))
         })?;
@@ -108,7 +112,7 @@ pub(super) fn resolve(
 /// A chain's error speaks of models by number: says which is which.
 fn with_numbers(error: &PolicyError, pool: &[ModelSpec]) -> String {
     let text = error.to_string();
-    match error {
+    match error.fault() {
         PolicyError::Chain { .. } if text.contains("model") => {
             let models: Vec<String> =
                 pool.iter().enumerate().map(|(index, model)| format!("{index} {}", model.name)).collect();

@@ -183,7 +183,7 @@ pub fn resolve_part(name: &str, sets: &[String], part: &Part) -> Result<Recordin
         }
     }
     let workload = workload(&raw, &prompts, &limits, slo, &document)?;
-    let arms = arms::resolve(&raw.policies, &pool, limits.max_block, &document)?;
+    let arms = arms::resolve(&raw.policies, &pool, &workload.class_names(), limits.max_block, &document)?;
     if let Some(arm) = arms.iter().position(|arm| arm.other_output) {
         let place = format!("policies[{arm}]");
         let message = "expected a policy whose output is the target's; record the other model as the target of a pool of its own";

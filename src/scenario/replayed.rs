@@ -102,7 +102,7 @@ pub fn resolve_replay(trace: &Trace, asked: &Asked<'_>) -> anyhow::Result<Replay
     let slo = raw.slo.unwrap_or_default().resolve(Slo::default()).map_err(|e| document.error("slo", e))?;
     let around = Surroundings { context_tokens: limits.context, slo };
     let workload = workload(trace, &raw, &document, &texts, asked.requests, &around)?;
-    let arms = arms::resolve(&raw.policies, &pool, limits.max_block, &document)?;
+    let arms = arms::resolve(&raw.policies, &pool, &workload.class_names(), limits.max_block, &document)?;
     if let Some(arm) = arms.iter().find(|arm| arm.other_output) {
         bail!("{}: its output is another target's, and the trace holds this target's text alone", arm.name);
     }

@@ -4,7 +4,7 @@ use crate::ids::{RequestId, Slot};
 
 /// Something of each running request's, by its slot. A slot is reused, so a stranger's is never found.
 #[derive(Clone, Debug)]
-pub(super) struct Books<T> {
+pub struct Books<T> {
     fresh: T,
     books: Vec<Option<(RequestId, T)>>,
 }

@@ -291,7 +291,8 @@ mod tests {
     fn tables_that_are_none_are_refused() {
         let names = ["small", "large"].map(String::from);
         let draws = Luck::new(1).stream(Stream::Policy);
-        let pool = PolicyPool { names: &names, candidates: Candidates::all(2), max_block: 32, draws };
+        let pool =
+            PolicyPool { names: &names, classes: &[], candidates: Candidates::all(2), max_block: 32, draws };
         let refused = |line: &str| {
             let config: LatencyTableConfig = serde_json::from_str(line).unwrap();
             config

@@ -104,6 +104,8 @@ library! {
     Specrouter(SpecRouterConfig),
     /// Ours: exact pricing, windows by marginal gain.
     ChainRouter(ChainRouterConfig),
+    /// Rules in YAML.
+    DecisionTable(DecisionTableConfig),
 }
 
 impl PolicyConfig {
@@ -131,9 +133,9 @@ mod tests {
     use crate::luck::{Luck, Stream};
     use crate::policy::price::Candidates;
 
-    fn pool(names: &[String]) -> PolicyPool<'_> {
+    fn pool<'a>(names: &'a [String], classes: &'a [String]) -> PolicyPool<'a> {
         let draws = Luck::new(1).stream(Stream::Policy);
-        PolicyPool { names, candidates: Candidates::all(names.len()), max_block: 32, draws }
+        PolicyPool { names, candidates: Candidates::all(names.len()), classes, max_block: 32, draws }
     }
 
     /// What a name alone stands for, and what stands in the catalog as its example.
@@ -168,12 +170,13 @@ mod tests {
     #[test]
     fn every_policy_is_named_as_scenarios_write_it_and_builds() {
         let names = ["small", "medium", "large"].map(String::from);
+        let classes = ["chat", "code"].map(String::from);
         for entry in catalog() {
             for config in configs(entry) {
                 let written = serde_json::to_value(&config).unwrap();
                 let name = written.as_str().or_else(|| Some(written.as_object()?.keys().next()?));
                 assert_eq!((name, config.name()), (Some(entry.name), entry.name));
-                let built = config.build(&pool(&names)).unwrap();
+                let built = config.build(&pool(&names, &classes)).unwrap();
                 assert_eq!(built.name(), entry.name);
                 assert_eq!(serde_json::from_value::<PolicyConfig>(written).unwrap(), config);
             }

@@ -12,11 +12,14 @@ mod books;
 mod censored_ema;
 mod chain_router;
 mod confidence_stop;
+mod decision_table;
 mod entropy_stop;
 mod exp3;
 mod goodput;
 mod hedge;
 mod histories;
+#[cfg(test)]
+mod last_round; // The policy of `docs/write-a-policy.md`: compiled with the tests, in no catalog.
 mod latency_table;
 mod library;
 mod logged;
@@ -36,9 +39,11 @@ pub use acceptance_tiers::AcceptanceTiersConfig;
 pub use adaptive_verification::AdaptiveVerificationConfig;
 pub use arms::ArmConfig;
 pub use batch_table::{BatchRow, BatchTableConfig, DisableConfig};
+pub use books::Books;
 pub use censored_ema::CensoredEmaConfig;
 pub use chain_router::ChainRouterConfig;
 pub use confidence_stop::{ConfidenceStopConfig, Schedule};
+pub use decision_table::{DecisionTableConfig, RuleConfig, WhenConfig};
 pub use entropy_stop::{EntropyRule, EntropyStopConfig};
 pub use exp3::Exp3Config;
 pub use goodput::GoodputConfig;

@@ -1,7 +1,7 @@
 //! What stands between a policy's parameters in a scenario and the policy.
 
 use crate::chain::{ChainError, ChainPlan};
-use crate::ids::ModelId;
+use crate::ids::{ClassId, ModelId};
 use crate::luck::Draws;
 use crate::policy::Policy;
 use crate::policy::price::Candidates;
@@ -38,14 +38,16 @@ pub struct PolicyEntry {
     pub example: &'static str,
 }
 
-/// What a policy is built from: the pool's names, which model may stand below which, the scenario's
-/// block limit, and luck of its own.
+/// What a policy is built from: the pool's names, which model may stand below which, the names of the
+/// workload's classes, the scenario's block limit, and luck of its own.
 #[derive(Clone, Copy, Debug)]
 pub struct PolicyPool<'a> {
     /// Names of the pool, cheapest first, target last.
     pub names: &'a [String],
     /// Which model may stand directly below which.
     pub candidates: Candidates,
+    /// Names of the workload's classes, by [`ClassId`].
+    pub classes: &'a [String],
     /// Most tokens the windows of a chain may add up to.
     pub max_block: u32,
     /// The policy's own luck, for those that explore by chance; another in each replica.
@@ -66,6 +68,18 @@ pub enum PolicyError {
         model: String,
         /// The pool.
         pool: String,
+    },
+    /// A class that the workload does not have.
+    #[error("policy {policy}: class {class} is not in the workload ({classes})")]
+    Class {
+        /// The policy.
+        policy: &'static str,
+        /// The parameter that names it.
+        parameter: &'static str,
+        /// What came.
+        class: String,
+        /// The workload's.
+        classes: String,
     },
     /// A chain that is none.
     #[error("policy {policy}: {source}")]
@@ -103,17 +117,37 @@ pub enum PolicyError {
         /// What came.
         got: String,
     },
+    /// Any of these in one item of a list.
+    #[error("{source}")]
+    Within {
+        /// The item: `rules[2].when`.
+        place: String,
+        /// What is wrong, and with which of the item's fields.
+        source: Box<Self>,
+    },
 }
 
 impl PolicyError {
-    /// The parameter at fault, as scenarios name it.
-    pub const fn parameter(&self) -> &'static str {
+    /// The parameter at fault, as scenarios name it: `draft`, `rules[2].chain`.
+    pub fn parameter(&self) -> String {
         match self {
+            Self::Within { place, source } => format!("{place}.{}", source.parameter()),
             Self::Model { parameter, .. }
+            | Self::Class { parameter, .. }
             | Self::Chain { parameter, .. }
             | Self::Stand { parameter, .. }
-            | Self::Parameter { parameter, .. } => parameter,
+            | Self::Parameter { parameter, .. } => (*parameter).to_owned(),
         }
+    }
+
+    /// What is wrong, wherever it stands.
+    pub fn fault(&self) -> &Self {
+        if let Self::Within { source, .. } = self { source.fault() } else { self }
+    }
+
+    /// The same, said of a field of the item at `place`.
+    pub(super) fn within(self, place: impl Into<String>) -> Self {
+        Self::Within { place: place.into(), source: Box::new(self) }
     }
 }
 
@@ -142,6 +176,21 @@ impl Builder<'_> {
             parameter,
             model: name.to_owned(),
             pool: self.pool.names.join(", "),
+        })
+    }
+
+    /// The class of a name.
+    ///
+    /// # Errors
+    /// [`PolicyError::Class`] when the workload has none of that name.
+    pub fn class(&self, parameter: &'static str, name: &str) -> Result<ClassId, PolicyError> {
+        let found = self.pool.classes.iter().position(|known| known == name);
+        let id = found.and_then(|index| u16::try_from(index).ok());
+        id.map(ClassId).ok_or_else(|| PolicyError::Class {
+            policy: self.policy,
+            parameter,
+            class: name.to_owned(),
+            classes: self.pool.classes.join(", "),
         })
     }
 

@@ -363,6 +363,11 @@ impl Workload {
         &self.plan.classes
     }
 
+    /// Their names.
+    pub fn class_names(&self) -> Vec<String> {
+        self.classes().iter().map(|class| class.name.clone()).collect()
+    }
+
     /// Users of a closed loop; `None` when arrivals do not wait for answers.
     pub fn users(&self) -> Option<u32> {
         match self.plan.arrivals {

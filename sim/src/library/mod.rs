@@ -186,7 +186,8 @@ impl World {
     pub fn run(&self, policy: &PolicyConfig) -> Outcome {
         let names = ["small", "medium", "large"].map(String::from);
         let draws = Luck::new(self.seed).stream(Stream::Policy);
-        let pool = PolicyPool { names: &names, candidates: Candidates::all(3), max_block: 32, draws };
+        let (candidates, classes) = (Candidates::all(3), self.classes());
+        let pool = PolicyPool { names: &names, candidates, classes: &classes, max_block: 32, draws };
         self.run_policy(policy.build(&pool).unwrap())
     }
 
@@ -268,6 +269,7 @@ mod bandits;
 mod censored_ema;
 mod chain_router;
 mod confidence_stop;
+mod decision_table;
 mod entropy_stop;
 mod goodput;
 mod hedge;

@@ -61,7 +61,7 @@ pub fn record(
     around: &Surroundings<'_>,
 ) -> anyhow::Result<Option<SeedSummary>> {
     let pool: Vec<String> = recording.pool.iter().map(|model| model.name.clone()).collect();
-    let classes: Vec<String> = recording.workload.classes().iter().map(|class| class.name.clone()).collect();
+    let classes = recording.workload.class_names();
     let folder = folder(around.out, &arm.name, None, seed);
     let tables = match recording.raw.output.tables.unwrap_or(scenario::Tables::Full) {
         scenario::Tables::Summary => Tables::Summary,
@@ -103,7 +103,7 @@ pub fn record(
     let Decides::Policy(config) = &arm.decides else { unreachable!("a recording's arms are policies") };
     let luck = Luck::new(seed);
     let (max_block, draws) = (recording.limits.max_block, luck.stream(Stream::Policy).part(0));
-    let policy = build(config, &recording.pool, &arm.members, max_block, draws)?;
+    let policy = build(config, &recording.pool, &arm.members, &classes, max_block, draws)?;
     let kv = vec![recording.kv_tokens; pool.len()];
     let believed = Corrected::new(Arc::clone(&around.belief));
     let (id, limits) = (ReplicaId(0), recording.limits.clone());

@@ -118,6 +118,11 @@ fn invariant_7_the_policies_of_the_product_are_lossless() {
         format!(r#"{{"exp3": {{{arms}, "learning_rate": 2.0}}}}"#),
         format!(r#"{{"thompson": {{{arms}, "discount": 0.5}}}}"#),
         format!(r#"{{"hedge": {{{arms}, "probe_rounds": 1, "half_life": 2.0}}}}"#),
+        r#"{"decision_table": {"half_life": 1, "initial_acceptance": 0.65, "forget_passes": 4, "hysteresis": 0.2,
+            "rules": [
+                {"when": {"acceptance_at_least": 0.6}, "chain": ["toy-0", "toy-1", "toy-2"], "windows": [2, 1]},
+                {"when": {"context_at_least": 4}, "chain": ["toy-0", "toy-2"], "windows": [3]}]}}"#
+            .to_owned(),
     ];
     let mut unseen: Vec<&str> = catalog().iter().map(|entry| entry.name).collect();
     for (index, config) in configs.into_iter().enumerate() {

@@ -88,7 +88,9 @@ pub struct Remembering {
 pub fn remembering(config: &PolicyConfig, max_block: u32) -> (Box<dyn Policy>, State) {
     let names: Vec<String> = (0..3).map(|m| format!("toy-{m}")).collect();
     let draws = Luck::new(5).stream(Stream::Policy);
-    let pool = PolicyPool { names: &names, candidates: Candidates::all(3), max_block, draws };
+    let classes = ["all".to_owned()];
+    let candidates = Candidates::all(3);
+    let pool = PolicyPool { names: &names, candidates, classes: &classes, max_block, draws };
     let (inner, told) = (config.build(&pool).unwrap(), State::default());
     (Box::new(Remembering { inner, told: told.clone() }), told)
 }
