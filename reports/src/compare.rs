@@ -189,14 +189,14 @@ pub fn mean(values: &[f64]) -> Option<f64> {
 }
 
 /// Mean, its standard error and degrees of freedom; `None` below 2 values.
-fn error(values: &[f64]) -> Option<(f64, f64, f64)> {
+pub(crate) fn error(values: &[f64]) -> Option<(f64, f64, f64)> {
     let n = values.len() as f64;
     let mean = mean(values).filter(|_| values.len() > 1)?;
     let variance = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0);
     Some((mean, (variance / n).sqrt(), n - 1.0))
 }
 
-fn student(freedom: f64) -> StudentsT {
+pub(crate) fn student(freedom: f64) -> StudentsT {
     StudentsT::new(0.0, 1.0, freedom).expect("at least one degree of freedom")
 }
 

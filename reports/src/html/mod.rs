@@ -3,6 +3,8 @@
 mod details;
 mod results;
 
+pub(crate) use results::signs;
+
 use crate::numbers::{seconds, thousands};
 use crate::plot::{self, Figure, View};
 use crate::summary::Saturation;
@@ -34,10 +36,15 @@ pub(crate) fn page(report: &Report) -> Result<String, ReportError> {
 
 /// A whole page around `body`.
 pub(crate) fn shell(title: &str, body: &str) -> String {
+    shell_with(title, "", body)
+}
+
+/// A whole page around `body`, with rules of its own after those of all pages.
+pub(crate) fn shell_with(title: &str, style: &str, body: &str) -> String {
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n<title>{}</title>\n\
-         <style>\n{}{STYLE}body{{font-family:{}}}\n</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n",
+         <style>\n{}{STYLE}{style}body{{font-family:{}}}\n</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n",
         escape(title),
         plot::VARIABLES,
         plot::FONT
@@ -284,6 +291,6 @@ mod tests {
 
     #[test]
     fn minus_signs_are_printed_and_hyphens_are_left() {
-        assert_eq!(results::signs("load-8 -20.0 % (-21.0, 3)"), "load-8 \u{2212}20.0 % (\u{2212}21.0, 3)");
+        assert_eq!(signs("load-8 -20.0 % (-21.0, 3)"), "load-8 \u{2212}20.0 % (\u{2212}21.0, 3)");
     }
 }

@@ -130,7 +130,7 @@ fn verdicts(report: &Report, view: &View<'_>, arms: &[&ArmResult], own: &[&Compa
 }
 
 /// Minus signs as people print them.
-pub(super) fn signs(text: &str) -> String {
+pub(crate) fn signs(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut chars = text.chars().peekable();
     let mut before = ' ';
