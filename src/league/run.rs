@@ -142,7 +142,8 @@ impl Around<'_> {
             .collect();
         let cells = parallel::map(&places, self.threads, self.stop, |&(pool, regime)| {
             self.league.cells(pool, regime, self.stop)
-        })?;
+        });
+        let cells = cells.map_err(Failure::BadInput)?; // A cell that is none, or whose target serves nobody.
         Ok(self.all(cells)?.into_iter().flatten().collect())
     }
 
@@ -158,7 +159,7 @@ impl Around<'_> {
         let mut notes = Vec::new();
         if let Some(most) = self.asked.seeds.filter(|&most| most < raw.tuning.count.max(raw.report.count)) {
             notes.push(format!(
-                "A quick look: at most {most} seeds for tuning and for measuring; the league itself asks for {} and {}.",
+                "A quick look: of the {} seeds of tuning and the {} of measuring that the league has, at most {most} each.",
                 raw.tuning.count, raw.report.count
             ));
         }

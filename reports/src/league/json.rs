@@ -14,7 +14,7 @@ impl LeagueReport {
     /// Everything but single seeds.
     ///
     /// `means` holds a table for each measure, `[cells, rows]` in the order of `cells` and `rows`, null where a row did
-    /// not run or has no value. `sample` holds the same over the first few seeds for some cells that between them have
+    /// not run or has no value; nulls at the end of a line are left out. `sample` holds the same over the first few seeds for some cells that between them have
     /// every regime, pool and variant, so that they can be run again in seconds and compared.
     pub fn to_json(&self) -> String {
         let names = self.names();
@@ -81,7 +81,7 @@ impl LeagueReport {
         let one = |a: super::Against| {
             json!({
                 "regime": self.regimes[a.regime].0, "best": a.best, "more": five(a.more),
-                "limit": a.limit.map(five), "limit_to": a.rival, "p_holm": a.p_holm.map(five),
+                "limit": a.limit.map(five), "limit_to": a.limit.map(|_| a.rival), "p_holm": a.p_holm.map(five),
                 "within": super::text::word(a.verdict)
             })
         };
@@ -123,7 +123,11 @@ impl LeagueReport {
         value: impl Fn(&CellReport, &str) -> Option<f64>,
     ) -> Value {
         let line = |&cell: &usize| -> Value {
-            rows.iter().map(|row| value(&self.cells[cell], row).map_or(Value::Null, five)).collect()
+            let mut line: Vec<Value> =
+                rows.iter().map(|row| value(&self.cells[cell], row).map_or(Value::Null, five)).collect();
+            // Rows of other signals come last and run in few cells.
+            line.truncate(line.iter().rposition(|value| !value.is_null()).map_or(0, |last| last + 1));
+            line.into()
         };
         cells.iter().map(line).collect()
     }

@@ -42,6 +42,8 @@ pub struct Score {
     pub tokens_per_s: f64,
     /// Requests per second that met their SLO; NaN where none has one.
     pub goodput_per_s: f64,
+    /// The share of all requests that met their SLO; NaN where none has one.
+    pub goodput_share: f64,
     /// Dollars per million output tokens; NaN where the hardware has no price.
     pub dollars: f64,
 }
@@ -60,6 +62,7 @@ impl Score {
             tpot_p99_s: tpot.map_or(f64::NAN, |s| s.p99),
             tokens_per_s: summary.output_tokens_per_s,
             goodput_per_s: summary.goodput.as_ref().map_or(f64::NAN, |g| g.requests_per_s),
+            goodput_share: summary.goodput.as_ref().map_or(f64::NAN, |g| g.attained),
             dollars: summary.dollars_per_million.unwrap_or(f64::NAN),
         }
     }
@@ -79,6 +82,17 @@ pub enum Role {
         /// Rank correlation of the signals with the acceptance behind them.
         correlation: f64,
     },
+}
+
+impl Role {
+    /// Where its rows stand: policies, references, other signals.
+    fn group(&self) -> u8 {
+        match self {
+            Self::Policy => 0,
+            Self::Reference => 1,
+            Self::Signals { .. } => 2,
+        }
+    }
 }
 
 /// A policy in a cell.
@@ -164,7 +178,8 @@ impl LeagueReport {
         names.into_iter().flatten().map(String::as_str).collect::<Vec<_>>().join(", ")
     }
 
-    /// Names of the rows with what they are, in the order in which cells first have them.
+    /// Names of the rows with what they are: policies, references, other signals, each in the order in which cells first
+    /// have them.
     pub fn names(&self) -> Vec<(&str, &Role)> {
         let mut names: Vec<(&str, &Role)> = Vec::new();
         for row in self.cells.iter().flat_map(|cell| &cell.rows) {
@@ -172,6 +187,7 @@ impl LeagueReport {
                 names.push((&row.name, &row.role));
             }
         }
+        names.sort_by_key(|(_, role)| role.group());
         names
     }
 

@@ -1,6 +1,6 @@
 //! The league as one self-contained page.
 
-use super::measures::{BASE, MEASURES, Measure};
+use super::measures::{BASE, MEASURES, Measure, Together, together};
 use super::text::{plural, span, word};
 use super::{CellReport, LeagueReport, MARGIN, Role, Standing, Verdict};
 use crate::ReportError;
@@ -83,7 +83,7 @@ impl LeagueReport {
         let words = "<p>By mean regret over all cells. <strong>Mean rank</strong>: the mean over cells of a policy\u{2019}s place \
              among the ranked. <strong>Worst</strong>: its largest regret of any cell. References are not ranked; below 0 \
              is better than the reference.</p>\n";
-        words.to_owned() + &columns(&head, &rows, 1)
+        words.to_owned() + &place(&columns(&head, &rows, 1))
     }
 
     fn check(&self, leader: &Standing) -> String {
@@ -113,7 +113,11 @@ impl LeagueReport {
                 escape(&a.best),
                 if itself { "itself".into() } else { percent(a.more) },
                 a.limit.map_or_else(|| "\u{2013}".into(), percent),
-                if a.rival == leader.name { "\u{2013}".into() } else { escape(&a.rival) },
+                if a.limit.is_none() || a.rival == leader.name {
+                    "\u{2013}".into()
+                } else {
+                    escape(&a.rival)
+                },
                 a.p_holm.map_or_else(|| "\u{2013}".into(), p_value),
                 format!("<span class=\"{class}\">{}</span>", word(a.verdict)),
             ]
@@ -157,7 +161,7 @@ impl LeagueReport {
             escape(&leader.name),
             100.0 * MARGIN,
             all.len(),
-            columns(&head.map(str::to_owned), &rows, 1)
+            place(&columns(&head.map(str::to_owned), &rows, 1))
         )
     }
 
@@ -167,15 +171,15 @@ impl LeagueReport {
         let mut out = String::new();
         let has_base = names.iter().any(|s| s.name == BASE);
         if has_base {
-            out += "<p>Relative to <code>target_only</code> in the same cell: of means over seeds, the geometric mean over \
-                    cells. Less is better but for goodput and throughput. A dash: one of the cells has no such \
-                    ratio.</p>\n<h3>All cells</h3>\n";
+            out += "<p>Where cells are put together: the change to <code>target_only</code> in the same cell, of means over \
+                    seeds, in the geometric mean over cells. Goodput is then the share of requests within their SLO, in \
+                    the mean over cells. More is better for goodput and throughput, less for the rest.</p>\n<h3>All cells</h3>\n";
             out += &self.relative_table(&names, |_| true);
         }
         for (index, (regime, about)) in self.regimes.iter().enumerate() {
             let mut inside = String::new();
             if has_base {
-                inside += "<h3>Relative to <code>target_only</code>, all pools and variants</h3>\n";
+                inside += "<h3>All pools and variants</h3>\n";
                 inside += &self.relative_table(&names, |cell| cell.regime == index);
             }
             for (pool, name) in self.pools.iter().enumerate() {
@@ -201,13 +205,10 @@ impl LeagueReport {
     fn relative_table(&self, names: &[&Standing], kept: impl Fn(&CellReport) -> bool + Copy) -> String {
         let row = |s: &&Standing| {
             let mut row = vec![policy(s, s.role == Role::Policy)];
-            row.extend(MEASURES.iter().map(|measure| {
-                let change = self.relative(measure, &s.name, BASE, kept);
-                change.map_or_else(|| "\u{2013}".into(), percent)
-            }));
+            row.extend(self.columns(&s.name, kept).iter().map(|text| printed(text)));
             row
         };
-        columns(&heads("policy", false), &names.iter().map(row).collect::<Vec<_>>(), 1)
+        columns(&heads_together("policy"), &names.iter().map(row).collect::<Vec<_>>(), 1)
     }
 
     fn signal_rows(&self) -> String {
@@ -216,14 +217,12 @@ impl LeagueReport {
             return String::new();
         }
         let mut head = vec!["policy".to_owned(), "signals".into(), "regret".into(), "worst".into()];
-        head.extend(heads("", false).into_iter().skip(1));
+        head.extend(heads_together("").into_iter().skip(1));
         let row = |one: &super::signals::UnderSignals<'_>| {
             let mut row =
                 vec![escape(one.of), one.correlation.to_string(), percent(one.regret), percent(one.worst)];
-            row.extend(MEASURES.iter().map(|measure| {
-                let change = self.relative(measure, one.row, BASE, |cell| self.as_written(cell));
-                change.map_or_else(|| "\u{2013}".into(), percent)
-            }));
+            let own = self.columns(one.row, |cell| self.as_written(cell));
+            row.extend(own.iter().map(|text| printed(text)));
             row
         };
         format!(
@@ -277,6 +276,11 @@ impl LeagueReport {
     }
 }
 
+/// Around a table whose last column holds words.
+fn place(table: &str) -> String {
+    format!("<div class=\"place\">\n{table}</div>\n")
+}
+
 fn absolute_table(names: &[&Standing], cell: &CellReport) -> String {
     let value = |s: &Standing, measure: &Measure| cell.row(&s.name).map(|row| row.mean(measure, usize::MAX));
     let best: Vec<Option<f64>> = MEASURES
@@ -298,14 +302,29 @@ fn absolute_table(names: &[&Standing], cell: &CellReport) -> String {
         }));
         row
     };
-    columns(&heads("policy", true), &names.iter().map(row).collect::<Vec<_>>(), 1)
+    columns(&heads("policy"), &names.iter().map(row).collect::<Vec<_>>(), 1)
 }
 
-/// The first column, then a column for each measure.
-fn heads(first: &str, units: bool) -> Vec<String> {
-    let unit = |m: &Measure| if units { m.unit } else { "%" };
-    let measure = |m: &Measure| format!("{}<span class=\"unit\">{}</span>", m.name, escape(unit(m)));
+/// The first column, then a column for each measure of one cell.
+fn heads(first: &str) -> Vec<String> {
+    let measure = |m: &Measure| headed(m.name, m.unit);
     std::iter::once(first.to_owned()).chain(MEASURES.iter().map(measure)).collect()
+}
+
+/// The first column, then a column for each measure of several cells.
+fn heads_together(first: &str) -> Vec<String> {
+    let measure =
+        |m: &Measure| headed(m.name, if m.together == Together::Mean { m.unit } else { "change, %" });
+    std::iter::once(first.to_owned()).chain(together().map(measure)).collect()
+}
+
+fn headed(name: &str, unit: &str) -> String {
+    format!("{}<span class=\"unit\">{}</span>", escape(name), escape(unit))
+}
+
+/// As people print it: a dash for nothing, signs as signs.
+fn printed(text: &str) -> String {
+    if text == "-" { "\u{2013}".into() } else { signs(text) }
 }
 
 fn policy(s: &Standing, ranked: bool) -> String {

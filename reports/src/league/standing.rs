@@ -69,12 +69,7 @@ impl LeagueReport {
         let ranks: Vec<Vec<(&str, f64)>> = self.cells.iter().map(CellReport::ranks).collect();
         let mut all: Vec<Standing> =
             self.names().into_iter().map(|(name, role)| self.standing(name, role, &ranks)).collect();
-        let group = |standing: &Standing| match standing.role {
-            Role::Policy => 0,
-            Role::Reference => 1,
-            Role::Signals { .. } => 2,
-        };
-        all.sort_by(|a, b| group(a).cmp(&group(b)).then(a.mean.total_cmp(&b.mean)));
+        all.sort_by(|a, b| a.role.group().cmp(&b.role.group()).then(a.mean.total_cmp(&b.mean)));
         all
     }
 

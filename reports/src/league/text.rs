@@ -1,9 +1,12 @@
 //! The league for a terminal of 100 columns.
 
-use super::measures::{BASE, MEASURES, Measure};
+use super::measures::{BASE, together};
 use super::{LeagueReport, MARGIN, Role, Standing, Verdict};
 use crate::numbers::change;
 use crate::table::aligned;
+
+/// The width that tables and sentences keep to.
+const COLUMNS: usize = 100;
 
 impl LeagueReport {
     /// Tables for a terminal: rank, regret by regime, the leader against the best of each, other signals.
@@ -21,7 +24,7 @@ impl LeagueReport {
         text += &self.measures_text(&shown);
         text += &self.signals_text();
         for note in &self.notes {
-            text += &format!("\nnote: {note}\n");
+            text += &format!("\n{}\n", wrapped(&format!("note: {note}")));
         }
         text
     }
@@ -65,13 +68,14 @@ impl LeagueReport {
         if shown.iter().all(|s| s.name != BASE) {
             return String::new();
         }
-        let mut rows = headed(MEASURES.iter().map(|measure| measure.name));
+        let mut rows = headed(together().map(|measure| measure.name));
         for s in shown {
-            let change =
-                |m: &Measure| self.relative(m, &s.name, BASE, |_| true).map_or_else(|| "-".into(), bare);
-            rows.push(std::iter::once(s.name.clone()).chain(MEASURES.iter().map(change)).collect());
+            rows.push(std::iter::once(s.name.clone()).chain(self.columns(&s.name, |_| true)).collect());
         }
-        format!("\nrelative to {BASE}, all cells, %\n{}", aligned(&rows, &[0]))
+        format!(
+            "\nall cells, change to {BASE} in %; goodput: % of requests within their SLO\n{}",
+            aligned(&rows, &[0])
+        )
     }
 
     fn check_text(&self, leader: &Standing) -> String {
@@ -84,7 +88,7 @@ impl LeagueReport {
                 against.best.clone(),
                 change(against.more),
                 against.limit.map_or_else(|| "-".into(), change),
-                against.rival.clone(),
+                against.limit.map_or_else(String::new, |_| against.rival.clone()),
                 word(against.verdict).to_owned(),
             ]);
         }
@@ -92,7 +96,7 @@ impl LeagueReport {
             "\n{} against the best of each regime; upper limits hold together at 95 %\n{}{}\n",
             leader.name,
             aligned(&rows, &[0, 1, 4, 5]),
-            self.answer(&leader.name)
+            wrapped(&self.answer(&leader.name))
         )
     }
 
@@ -166,6 +170,22 @@ fn headed<'a>(names: impl Iterator<Item = &'a str>) -> Vec<Vec<String>> {
 pub(super) fn bare(relative: f64) -> String {
     let text = if relative.is_finite() { change(relative) } else { "-".into() };
     text.trim_end_matches(" %").to_owned()
+}
+
+/// Over lines of at most [`COLUMNS`], broken between words.
+fn wrapped(text: &str) -> String {
+    let mut lines = vec![String::new()];
+    for word in text.split(' ') {
+        let last = lines.last().map_or(0, |line| line.chars().count());
+        match lines.last_mut() {
+            Some(line) if last == 0 || last + 1 + word.chars().count() <= COLUMNS => {
+                line.push_str(if last == 0 { "" } else { " " });
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines.join("\n")
 }
 
 pub(super) fn word(verdict: Verdict) -> &'static str {
