@@ -76,9 +76,16 @@ pub struct RunArgs {
     /// Override a field, e.g. `workload.requests=500` or `policies.0.static.windows=[2]`; repeatable.
     #[arg(long = "set", value_name = "PATH=VALUE")]
     pub sets: Vec<String>,
-    /// Run this many seeds, counted up from the scenario's `seed`.
+    /// Run this many seeds, counted up from the scenario's `seed`; of a league, at most this many of its own.
     #[arg(long, value_name = "N")]
     pub seeds: Option<u32>,
+    /// Of a league, measure these cells: REGIME, REGIME/POOL or REGIME/POOL/VARIANT; repeatable. Policies are tuned over
+    /// all regimes of those pools.
+    #[arg(long, value_name = "CELL")]
+    pub only: Vec<String>,
+    /// Of a league, take what policies are tuned to from this league.json of an earlier run, and tune nothing.
+    #[arg(long, value_name = "FILE")]
+    pub reference: Option<PathBuf>,
     /// Use this many threads; all cores by default. Results do not depend on it.
     #[arg(long, value_name = "N")]
     pub jobs: Option<NonZeroUsize>,

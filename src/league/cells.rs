@@ -26,7 +26,7 @@ pub struct Cell {
 impl League {
     /// Who takes part. Candidates are counted through the file, static plans after all of them.
     pub fn entrants(&self, statics: usize) -> Vec<Entrant> {
-        let written: usize = self.raw.policies.iter().map(|entrant| entrant.tune.len()).sum();
+        let written = self.written_arms();
         let mut next = 0;
         let entrant = |raw: &super::RawEntrant| {
             let own = next..next + raw.tune.len();
@@ -39,7 +39,7 @@ impl League {
     }
 
     /// The scenario of a cell, with its arrivals at `rate` if one is given.
-    fn scenario(
+    pub(super) fn scenario(
         &self,
         pool: usize,
         regime: usize,

@@ -6,7 +6,11 @@
 //! variants of them that tuning never saw.
 
 mod cells;
+mod measure;
+mod only;
 mod run;
+mod size;
+mod tuned;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,6 +20,7 @@ use serde::de::IgnoredAny;
 use specrouter_routing::units::{Positive, Probability};
 
 pub use cells::Cell;
+use measure::{CLAIRVOYANT, HINDSIGHT};
 pub use run::run;
 
 use crate::catalog::{self, Source};
@@ -177,7 +182,35 @@ impl League {
             let place = format!("policies[{index}].tune");
             return Err(document.error(&place, "expected at least one policy, got none").into());
         }
+        let lists = [
+            ("pools", raw.pools.iter().map(|pool| &pool.name).collect::<Vec<_>>()),
+            ("regimes", raw.regimes.iter().map(|regime| &regime.name).collect()),
+            ("variants", raw.variants.iter().map(|variant| &variant.name).collect()),
+            ("policies", raw.policies.iter().map(|entrant| &entrant.name).collect()),
+        ];
+        for (list, names) in lists {
+            for (index, name) in names.iter().enumerate() {
+                let place = format!("{list}[{index}].name");
+                if names[..index].contains(name) || [HINDSIGHT, CLAIRVOYANT].contains(&name.as_str()) {
+                    return Err(document.error(&place, format_args!("`{name}` is taken")).into());
+                }
+                if name.is_empty() || name.contains('/') {
+                    let message = format_args!("expected a name without `/`, got `{name}`");
+                    return Err(document.error(&place, message).into());
+                }
+            }
+        }
         let description = raw.description.clone().unwrap_or_else(|| source.opening_comment());
         Ok(Self { name: name.to_owned(), description, document, folder: source.folder, raw })
+    }
+
+    /// Index of the variant that is the regime as written: the first.
+    fn written(&self) -> usize {
+        0
+    }
+
+    /// How many candidates are written in the file; arms of cells that come after them are static plans.
+    fn written_arms(&self) -> usize {
+        self.raw.policies.iter().map(|entrant| entrant.tune.len()).sum()
     }
 }

@@ -5,35 +5,43 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use anyhow::Context;
-use specrouter_reports::league::{CellReport, Chosen, LeagueReport, Row, Score};
+use specrouter_reports::league::{CellReport, LeagueReport, Score};
+use specrouter_sim::acceptance::AcceptanceConfig;
 
+use super::only::Only;
+use super::tuned::Tuned;
 use super::{Cell, Entrant, League};
 use crate::args::{Format, RunArgs};
 use crate::commands::run::arms::once;
-use crate::commands::run::progress;
+use crate::commands::{dry_run, run::progress};
 use crate::failure::Failure;
-use crate::references::{clairvoyant_arm, static_plans};
+use crate::references::static_plans;
 use crate::scenario::{Arm, Scenario};
 use crate::{files, parallel};
 
-/// The reference that knows the regime: its best static plan on the tuning seeds.
-const HINDSIGHT: &str = "hindsight";
-
-/// Runs a league, prints its table and writes its page.
+/// Runs a league, prints its table and writes its page, or says how much it is.
 ///
 /// # Errors
-/// [`Failure::BadInput`] for a league that cannot be run, [`Failure::Interrupted`] after Ctrl-C, [`Failure::Failed`] for
-/// the rest.
+/// [`Failure::BadInput`] for a league that cannot be run, [`Failure::Interrupted`] after Ctrl-C, with nothing kept: half
+/// a league has no standings. [`Failure::Failed`] for the rest.
 pub fn run(args: &RunArgs, stop: &AtomicBool) -> Result<(), Failure> {
     let league = League::read(&args.scenario, &args.sets).map_err(Failure::input)?;
+    let asked = Asked { only: &args.only, reference: args.reference.as_deref(), seeds: args.seeds };
+    if args.dry_run {
+        let size = league.size(&asked).map_err(Failure::BadInput)?;
+        let policies: Vec<&str> = size.policies.iter().map(String::as_str).collect();
+        return dry_run::print_facts(&args.scenario, size.facts, &policies, &[], args.format);
+    }
+    let only = Only::read(&league, asked.only).map_err(Failure::BadInput)?;
     let out = args.out.clone().unwrap_or_else(|| files::default_folder(&args.scenario));
     std::fs::create_dir_all(&out).with_context(|| format!("cannot make {}", out.display()))?;
     let threads = args.jobs.or_else(|| std::thread::available_parallelism().ok());
     let around = Around {
         league: &league,
+        only,
+        asked,
         threads: threads.map_or(1, NonZeroUsize::get),
         quiet: args.quiet,
-        seeds: args.seeds,
         out: &out,
         stop,
     };
@@ -44,83 +52,190 @@ pub fn run(args: &RunArgs, stop: &AtomicBool) -> Result<(), Failure> {
         Format::Table => crate::commands::print(&report.text())?,
         Format::Json => crate::commands::print(&report.to_json())?,
     }
-    if !args.quiet {
-        progress::say(&format!("report: {}", out.join("league.html").display()));
-    }
+    around.say(&format!("report: {}", out.join("league.html").display()));
     Ok(())
 }
 
 /// The command that makes the page again.
 fn command(args: &RunArgs) -> String {
-    let sets = args.sets.iter().map(|set| format!(" --set {set}")).collect::<String>();
-    let seeds = args.seeds.map(|seeds| format!(" --seeds {seeds}")).unwrap_or_default();
-    format!("specrouter run {}{sets}{seeds}", args.scenario)
+    let quoted = |text: &str| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+".contains(c);
+        if text.chars().all(plain) { text.to_owned() } else { format!("'{text}'") }
+    };
+    let mut command = format!("specrouter run {}", quoted(&args.scenario));
+    let reference = args.reference.iter().map(|file| ("--reference", file.display().to_string()));
+    let seeds = args.seeds.iter().map(|seeds| ("--seeds", seeds.to_string()));
+    let sets = args.sets.iter().map(|set| ("--set", set.clone()));
+    for (name, value) in
+        args.only.iter().map(|cell| ("--only", cell.clone())).chain(reference).chain(seeds).chain(sets)
+    {
+        command += &format!(" {name} {}", quoted(&value));
+    }
+    command
+}
+
+/// What of a league is asked for.
+pub struct Asked<'a> {
+    /// These cells; all when none is named.
+    pub only: &'a [String],
+    /// A league's result that tuning is taken from.
+    pub reference: Option<&'a Path>,
+    /// Most seeds of tuning and of the report.
+    pub seeds: Option<u32>,
 }
 
 /// A league that is being run.
-struct Around<'a> {
-    league: &'a League,
+pub struct Around<'a> {
+    pub(super) league: &'a League,
+    only: Only,
+    asked: Asked<'a>,
     threads: usize,
     quiet: bool,
-    /// Most seeds of tuning and of the report.
-    seeds: Option<u32>,
     out: &'a Path,
     stop: &'a AtomicBool,
 }
 
-/// One run: a cell's arm under a seed; `signals` in the place of the cell's own.
-struct Job<'a> {
-    scenario: &'a Scenario,
-    cell: &'a Cell,
-    arm: &'a Arm,
-    seed: u64,
+/// One run: an arm under a seed.
+pub struct Job<'a> {
+    /// The cell, or the cell under other signals.
+    pub scenario: &'a Scenario,
+    /// Who decides.
+    pub arm: &'a Arm,
+    /// Its luck.
+    pub seed: u64,
 }
 
 impl Around<'_> {
     fn report(&self, command: String) -> Result<LeagueReport, Failure> {
-        let raw = &self.league.raw;
-        let places: Vec<(usize, usize)> =
-            (0..raw.pools.len()).flat_map(|pool| (0..raw.regimes.len()).map(move |r| (pool, r))).collect();
-        self.say(&format!("{} cells", places.len() * raw.variants.len()));
-        let cells = parallel::map(&places, self.threads, self.stop, |&(pool, regime)| {
-            self.league.cells(pool, regime, self.stop)
-        })?;
-        let cells: Vec<Cell> = self.all(cells)?.into_iter().flatten().collect();
+        let mut cells = self.cells()?;
         let statics = cells.iter().map(|cell| static_plans(&cell.scenario).len()).max().unwrap_or(0);
         let entrants = self.league.entrants(statics);
-        self.keep(&cells)?;
-        let tuned = self.tune(&cells, &entrants)?;
-        let chosen = tuned.chosen(self.league, &cells, &entrants);
-        let reports = self.measure(&cells, &entrants, &tuned)?;
-        let (tuning, measured) = (raw.tuning.up_to(self.seeds), raw.report.up_to(self.seeds));
-        let range = |seeds: &[u64]| match (seeds.first(), seeds.last()) {
-            (Some(first), Some(last)) => format!("{first} to {last}"),
-            _ => String::new(),
+        let (tuned, tuning_runs) = match self.asked.reference {
+            Some(file) => {
+                let tuned = Tuned::read(file, self.league, &cells, &entrants).map_err(Failure::BadInput)?;
+                (tuned, 0)
+            }
+            None => self.tune(&cells, &entrants)?,
         };
-        let facts = vec![
-            ("tuned on seeds".to_owned(), range(&tuning)),
-            ("measured on seeds".to_owned(), range(&measured)),
-            (
-                "requests in a run".to_owned(),
-                cells.first().map_or(0, |c| c.scenario.workload.size().requests).to_string(),
-            ),
+        cells.retain(|cell| self.only.has(cell.pool, cell.regime, cell.variant));
+        let mut report = self.around_the_table(&cells, &tuned, &entrants);
+        report.cells = self.measure(&cells, &entrants, &tuned)?;
+        report.command = command;
+        let measured: usize =
+            report.cells.iter().flat_map(|cell| &cell.rows).map(|row| row.seeds.len()).sum();
+        report.facts.push(("runs".into(), format!("{tuning_runs} of tuning, {measured} of measuring")));
+        self.only_what_ran(&mut report);
+        self.keep(&cells)?;
+        Ok(report)
+    }
+
+    /// The cells that are measured, and those that policies are tuned in.
+    fn cells(&self) -> Result<Vec<Cell>, Failure> {
+        let raw = &self.league.raw;
+        let measured = |pool, regime| (0..raw.variants.len()).any(|v| self.only.has(pool, regime, v));
+        // A policy is tuned over all regimes of a pool, whichever of them are then measured.
+        let tuned =
+            |pool| self.asked.reference.is_none() && (0..raw.regimes.len()).any(|r| measured(pool, r));
+        let places: Vec<(usize, usize)> = (0..raw.pools.len())
+            .flat_map(|pool| (0..raw.regimes.len()).map(move |regime| (pool, regime)))
+            .filter(|&(pool, regime)| measured(pool, regime) || tuned(pool))
+            .collect();
+        let cells = parallel::map(&places, self.threads, self.stop, |&(pool, regime)| {
+            self.league.cells(pool, regime, self.stop)
+        });
+        let cells = cells.map_err(Failure::BadInput)?; // A cell that is none, or whose target serves nobody.
+        Ok(self.all(cells)?.into_iter().flatten().collect())
+    }
+
+    /// All of a report but its cells.
+    fn around_the_table(&self, cells: &[Cell], tuned: &Tuned, entrants: &[Entrant]) -> LeagueReport {
+        let raw = &self.league.raw;
+        let (tuning, measured) = (self.tuning_seeds(), self.report_seeds());
+        let requests = || cells.iter().map(|cell| cell.scenario.workload.size().requests);
+        let requests = match (requests().min(), requests().max()) {
+            (Some(least), Some(most)) if least < most => format!("{least} to {most}"),
+            (least, _) => least.unwrap_or(0).to_string(),
+        };
+        let mut notes = Vec::new();
+        if let Some(most) = self.asked.seeds.filter(|&most| most < raw.tuning.count.max(raw.report.count)) {
+            notes.push(format!(
+                "A quick look: of the {} seeds of tuning and the {} of measuring that the league has, at most {most} each.",
+                raw.tuning.count, raw.report.count
+            ));
+        }
+        if !self.asked.only.is_empty() {
+            notes.push(format!("Only these cells: {}.", self.asked.only.join("; ")));
+        }
+        let left_out = tuned.left_out(entrants);
+        if !left_out.is_empty() {
+            notes.push(format!("Left out, for the reference does not know them: {}.", left_out.join(", ")));
+        }
+        let told = |seeds: &[u64]| match seeds {
+            [first, .., last] => format!("seeds {first} to {last}"),
+            [one] => format!("seed {one}"),
+            [] => String::new(),
+        };
+        let tuned_on = match self.asked.reference {
+            Some(file) => format!("as in {}", file.display()),
+            None => told(&tuning),
+        };
+        let facts = [
+            ("cells", cells.len().to_string()),
+            ("tuned on", tuned_on),
+            ("measured on", told(&measured)),
+            ("requests in a run", requests),
         ];
-        Ok(LeagueReport {
-            title: self.league.name.clone(),
+        let signals = cells.iter().find_map(|cell| match &cell.scenario.raw.acceptance {
+            Some(AcceptanceConfig::Heterogeneous(config)) => Some(config.signal_correlation.get()),
+            _ => None,
+        });
+        LeagueReport {
+            title: Path::new(&self.league.name)
+                .file_stem()
+                .map_or_else(|| self.league.name.clone(), |stem| stem.to_string_lossy().into_owned()),
             description: self.league.description.clone(),
-            facts,
+            facts: facts.into_iter().map(|(what, value)| (what.to_owned(), value)).collect(),
+            notes,
             regimes: raw.regimes.iter().map(|regime| (regime.name.clone(), regime.about.clone())).collect(),
             pools: raw.pools.iter().map(|pool| pool.name.clone()).collect(),
             variants: raw.variants.iter().map(|variant| variant.name.clone()).collect(),
-            chosen,
-            cells: reports,
-            command,
-        })
+            written: Some(self.league.written()),
+            tuning_seeds: if self.asked.reference.is_some() { Vec::new() } else { tuning },
+            report_seeds: measured,
+            signals,
+            chosen: tuned.chosen(self.league, cells, entrants),
+            ..LeagueReport::default()
+        }
+    }
+
+    /// Takes out the names of regimes, pools and variants that were not run.
+    fn only_what_ran(&self, report: &mut LeagueReport) {
+        let raw = &self.league.raw;
+        let kept = |count: usize, of: fn(&CellReport) -> usize| -> Vec<usize> {
+            (0..count).filter(|&index| report.cells.iter().any(|cell| of(cell) == index)).collect()
+        };
+        let pools = kept(raw.pools.len(), |cell| cell.pool);
+        let regimes = kept(raw.regimes.len(), |cell| cell.regime);
+        let variants = kept(raw.variants.len(), |cell| cell.variant);
+        let new = |kept: &[usize], old: usize| kept.iter().position(|&index| index == old).unwrap_or(0);
+        for cell in &mut report.cells {
+            cell.pool = new(&pools, cell.pool);
+            cell.regime = new(&regimes, cell.regime);
+            cell.variant = new(&variants, cell.variant);
+        }
+        report.written = variants.iter().position(|&index| index == self.league.written());
+        report.pools = pools.iter().map(|&index| report.pools[index].clone()).collect();
+        report.regimes = regimes.iter().map(|&index| report.regimes[index].clone()).collect();
+        report.variants = variants.iter().map(|&index| report.variants[index].clone()).collect();
     }
 
     /// Every cell as a scenario that `specrouter run` takes.
     fn keep(&self, cells: &[Cell]) -> Result<(), Failure> {
         let folder = self.out.join("cells");
+        // A folder holds one league: the cells of the one before go.
+        if folder.exists() && self.out.join("league.json").exists() {
+            std::fs::remove_dir_all(&folder).with_context(|| format!("cannot clear {}", folder.display()))?;
+        }
         std::fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
         for cell in cells {
             let names = [&self.league.raw.pools[cell.pool].name, &self.league.raw.regimes[cell.regime].name];
@@ -132,7 +247,15 @@ impl Around<'_> {
         Ok(())
     }
 
-    fn say(&self, line: &str) {
+    fn tuning_seeds(&self) -> Vec<u64> {
+        self.league.raw.tuning.up_to(self.asked.seeds)
+    }
+
+    pub(super) fn report_seeds(&self) -> Vec<u64> {
+        self.league.raw.report.up_to(self.asked.seeds)
+    }
+
+    pub(super) fn say(&self, line: &str) {
         if !self.quiet {
             progress::say(line);
         }
@@ -141,12 +264,13 @@ impl Around<'_> {
     /// What came of all jobs, or that they were interrupted.
     fn all<R>(&self, results: Vec<Option<R>>) -> Result<Vec<R>, Failure> {
         if self.stop.load(Ordering::Relaxed) {
-            return Err(Failure::Interrupted("a league is a whole: nothing was written".into()));
+            return Err(Failure::Interrupted("half a league has no standings: nothing was kept".into()));
         }
         Ok(results.into_iter().flatten().collect())
     }
 
-    fn scores(&self, jobs: &[Job<'_>]) -> Result<Vec<Score>, Failure> {
+    /// What each run came to, in the order of jobs.
+    pub(super) fn scores(&self, jobs: &[Job<'_>]) -> Result<Vec<Score>, Failure> {
         let requests = jobs.iter().map(|job| job.scenario.workload.size().requests).sum();
         let bar = progress::bar(requests, jobs.len(), self.quiet);
         let scores = parallel::map(jobs, self.threads, self.stop, |job| {
@@ -158,146 +282,18 @@ impl Around<'_> {
         self.all(scores?)
     }
 
-    /// Every candidate in every regime as written, on the tuning seeds.
-    fn tune(&self, cells: &[Cell], entrants: &[Entrant]) -> Result<Tuned, Failure> {
-        let seeds = self.league.raw.tuning.up_to(self.seeds);
-        let cells: Vec<&Cell> = cells.iter().filter(|cell| cell.variant == 0).collect();
+    /// Every candidate in every regime as written, on the tuning seeds; and how many runs that took.
+    fn tune(&self, cells: &[Cell], entrants: &[Entrant]) -> Result<(Tuned, usize), Failure> {
+        let seeds = self.tuning_seeds();
+        let cells: Vec<&Cell> = cells.iter().filter(|cell| cell.variant == self.league.written()).collect();
         let mut jobs = Vec::new();
         for cell in &cells {
             for arm in &cell.scenario.arms {
-                jobs.extend(seeds.iter().map(|&seed| Job { scenario: &cell.scenario, cell, arm, seed }));
+                jobs.extend(seeds.iter().map(|&seed| Job { scenario: &cell.scenario, arm, seed }));
             }
         }
         self.say(&format!("tuning: {} runs", jobs.len()));
         let scores = self.scores(&jobs)?;
-        // Mean log of latency per token, by place and arm.
-        let means: Vec<f64> = scores
-            .chunks(seeds.len())
-            .map(|seeds| seeds.iter().map(|score| score.latency_s.ln()).sum::<f64>() / seeds.len() as f64)
-            .collect();
-        let mut means = means.as_slice();
-        let mut by_place = Vec::new();
-        for cell in &cells {
-            let (own, rest) = means.split_at(cell.scenario.arms.len());
-            by_place.push((cell.pool, cell.regime, own.to_vec()));
-            means = rest;
-        }
-        let pools = self.league.raw.pools.len();
-        let best_of = |pool: usize, entrant: &Entrant| {
-            let mean = |&arm: &usize| -> f64 {
-                by_place.iter().filter(|(p, _, _)| *p == pool).map(|(_, _, means)| means[arm]).sum()
-            };
-            least(&entrant.candidates, mean)
-        };
-        let arms = (0..pools).map(|pool| entrants.iter().map(|e| best_of(pool, e)).collect()).collect();
-        let written: usize = self.league.raw.policies.iter().map(|entrant| entrant.tune.len()).sum();
-        let hindsight = by_place
-            .iter()
-            .map(|(pool, regime, means)| {
-                let statics: Vec<usize> = (written..means.len()).collect();
-                (*pool, *regime, least(&statics, |&arm| means[arm]))
-            })
-            .collect();
-        Ok(Tuned { arms, hindsight })
+        Ok((Tuned::found(self.league, &cells, entrants, &scores, seeds.len()), jobs.len()))
     }
-
-    /// Every entrant as it was tuned, and the references, in every cell on the report seeds.
-    fn measure(
-        &self,
-        cells: &[Cell],
-        entrants: &[Entrant],
-        tuned: &Tuned,
-    ) -> Result<Vec<CellReport>, Failure> {
-        let seeds = self.league.raw.report.up_to(self.seeds);
-        // Scenarios with other signals, made once.
-        let mut other: Vec<(usize, f64, Scenario)> = Vec::new();
-        for (index, cell) in cells.iter().enumerate().filter(|(_, cell)| cell.variant == 0) {
-            let mut wanted: Vec<f64> = entrants.iter().flat_map(|e| e.signals.iter().copied()).collect();
-            wanted.sort_by(f64::total_cmp);
-            wanted.dedup_by(|a, b| a.total_cmp(b).is_eq());
-            for correlation in wanted {
-                other.push((index, correlation, cell.with_signals(correlation)?));
-            }
-        }
-        let clairvoyants: Vec<Arm> = cells.iter().map(|cell| clairvoyant_arm(&cell.scenario)).collect();
-        let (mut jobs, mut rows) = (Vec::new(), Vec::new());
-        for (index, cell) in cells.iter().enumerate() {
-            let arms = &cell.scenario.arms;
-            let mut add = |name: String, reference: bool, scenario, arm| {
-                rows.push((index, name, reference));
-                jobs.extend(seeds.iter().map(|&seed| Job { scenario, cell, arm, seed }));
-            };
-            for (entrant, &arm) in entrants.iter().zip(&tuned.arms[cell.pool]) {
-                add(entrant.name.clone(), false, &cell.scenario, &arms[arm]);
-                for &correlation in &entrant.signals {
-                    if let Some((_, _, scenario)) =
-                        other.iter().find(|(at, c, _)| *at == index && c.total_cmp(&correlation).is_eq())
-                    {
-                        add(
-                            format!("{}, signals at {correlation}", entrant.name),
-                            true,
-                            scenario,
-                            &arms[arm],
-                        );
-                    }
-                }
-            }
-            add(HINDSIGHT.to_owned(), true, &cell.scenario, &arms[tuned.hindsight(cell)]);
-            add("clairvoyant".to_owned(), true, &cell.scenario, &clairvoyants[index]);
-        }
-        self.say(&format!("measuring: {} runs", jobs.len()));
-        let scores = self.scores(&jobs)?;
-        let mut reports: Vec<CellReport> = cells
-            .iter()
-            .map(|cell| CellReport {
-                pool: cell.pool,
-                regime: cell.regime,
-                variant: cell.variant,
-                hindsight: cell.scenario.arms[tuned.hindsight(cell)].name.clone(),
-                rows: Vec::new(),
-            })
-            .collect();
-        for ((index, name, reference), scores) in rows.into_iter().zip(scores.chunks(seeds.len())) {
-            reports[index].rows.push(Row { name, reference, seeds: scores.to_vec() });
-        }
-        Ok(reports)
-    }
-}
-
-/// What tuning found.
-struct Tuned {
-    /// By pool and entrant: the arm.
-    arms: Vec<Vec<usize>>,
-    /// By pool and regime: the best static arm.
-    hindsight: Vec<(usize, usize, usize)>,
-}
-
-impl Tuned {
-    fn hindsight(&self, cell: &Cell) -> usize {
-        let own =
-            self.hindsight.iter().find(|(pool, regime, _)| (*pool, *regime) == (cell.pool, cell.regime));
-        own.map_or(0, |(_, _, arm)| *arm)
-    }
-
-    /// What each entrant was tuned to, for people.
-    fn chosen(&self, league: &League, cells: &[Cell], entrants: &[Entrant]) -> Vec<Chosen> {
-        let mut all = Vec::new();
-        for (pool, arms) in self.arms.iter().enumerate() {
-            let Some(cell) = cells.iter().find(|cell| cell.pool == pool) else { continue };
-            for (entrant, &arm) in entrants.iter().zip(arms) {
-                all.push(Chosen {
-                    pool: league.raw.pools[pool].name.clone(),
-                    entrant: entrant.name.clone(),
-                    policy: cell.scenario.arms[arm].name.clone(),
-                    candidates: entrant.candidates.len(),
-                });
-            }
-        }
-        all
-    }
-}
-
-/// The candidate with the least value; the first of equals.
-fn least(candidates: &[usize], value: impl Fn(&usize) -> f64) -> usize {
-    candidates.iter().copied().min_by(|a, b| value(a).total_cmp(&value(b))).unwrap_or(0)
 }

@@ -28,6 +28,7 @@ use serde::Serialize;
 pub use blocks::{Blocks, LEAST as LEAST_BLOCKS};
 pub use contrast::{Contrast, Pairing};
 pub use metric::Metric;
+pub(crate) use statistics::student;
 pub use statistics::{
     BOOTSTRAP_SEEDS, CONFIDENCE, Difference, Interval, LEVEL, RANK_SEEDS, bootstrap, holm, mann_whitney,
     mean, rank_has_room, signed_rank, spread, t_interval, t_test,

@@ -87,7 +87,7 @@ pub fn spread(values: &[f64]) -> Option<f64> {
     Some((squares / (values.len() as f64 - 1.0)).sqrt())
 }
 
-pub(super) fn student(freedom: f64) -> StudentsT {
+pub(crate) fn student(freedom: f64) -> StudentsT {
     StudentsT::new(0.0, 1.0, freedom).expect("degrees of freedom are above 0")
 }
 

@@ -36,10 +36,15 @@ pub(crate) fn page(report: &Report) -> Result<String, ReportError> {
 
 /// A whole page around `body`.
 pub(crate) fn shell(title: &str, body: &str) -> String {
+    shell_with(title, "", body)
+}
+
+/// A whole page around `body`, with rules of its own after those of all pages.
+pub(crate) fn shell_with(title: &str, style: &str, body: &str) -> String {
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
          <meta name=\"viewport\" content=\"width=device-width,initial-scale=1\">\n<title>{}</title>\n\
-         <style>\n{}{STYLE}body{{font-family:{}}}\n</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n",
+         <style>\n{}{STYLE}{style}body{{font-family:{}}}\n</style>\n</head>\n<body>\n<main>\n{body}</main>\n</body>\n</html>\n",
         escape(title),
         plot::VARIABLES,
         plot::FONT

@@ -30,6 +30,11 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     if league::is_league(&catalog::scenario(&args.scenario).map_err(Failure::input)?) {
         return league::run(args, &*on_interrupt()?);
     }
+    if !args.only.is_empty() || args.reference.is_some() {
+        let error =
+            anyhow::anyhow!("--only and --reference are for leagues; {} is a scenario", args.scenario);
+        return Err(Failure::BadInput(error));
+    }
     let mut sets = args.sets.clone();
     sets.extend(args.seeds.map(|seeds| format!("seeds={seeds}")));
     let scenario = scenario::resolve(&args.scenario, &sets).map_err(Failure::input)?;
