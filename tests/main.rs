@@ -9,6 +9,7 @@ mod calibrate;
 mod command;
 mod costs;
 mod floors;
+mod guide;
 mod program;
 #[cfg(feature = "engine")]
 mod record;
