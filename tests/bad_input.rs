@@ -185,12 +185,12 @@ fn a_decision_table_that_cannot_be_meant_is_refused_with_its_place() {
     let chain = "chain: [llama-68m, llama-3.1-8b], windows: [4]";
     let table =
         |rules: &str| edit(&format!("static: {{{chain}}}"), &format!("decision_table: {{rules: [{rules}]}}"));
-    insta::assert_snapshot!(table(&format!("{{when: {{class: math}}, {chain}}}")), @"");
-    insta::assert_snapshot!(table(&format!("{{when: {{clas: chat}}, {chain}}}")), @"");
-    insta::assert_snapshot!(table(&format!("{{when: {{acceptance_at_least: 1.5}}, {chain}}}")), @"");
-    insta::assert_snapshot!(table(&format!("{{when: {{batch_at_least: 5, batch_at_most: 4}}, {chain}}}")), @"");
-    insta::assert_snapshot!(table(&format!("{{when: {{class: chat}}, {chain}}}, {{{chain}}}, {{when: {{queue_at_most: 3}}, chain: [llama-3.1-8b]}}")), @"");
-    insta::assert_snapshot!(table("{chain: [llama-3.1-8b, llama-68m], windows: [4]}"), @"");
+    insta::assert_snapshot!(table(&format!("{{when: {{class: math}}, {chain}}}")), @"s.yaml:21:45: policies[1].decision_table.rules[0].when.class: policy decision_table: class math is not in the workload (chat, code)");
+    insta::assert_snapshot!(table(&format!("{{when: {{clas: chat}}, {chain}}}")), @"s.yaml:21:38: policies[1].decision_table.rules[0].when: unknown field `clas`; did you mean `class`?");
+    insta::assert_snapshot!(table(&format!("{{when: {{acceptance_at_least: 1.5}}, {chain}}}")), @"s.yaml:21:59: policies[1].decision_table.rules[0].when.acceptance_at_least: probability must be between 0 and 1, got 1.5");
+    insta::assert_snapshot!(table(&format!("{{when: {{batch_at_least: 5, batch_at_most: 4}}, {chain}}}")), @"s.yaml:21:72: policies[1].decision_table.rules[0].when.batch_at_most: policy decision_table: batch_at_most must be its _at_least or more, got 4");
+    insta::assert_snapshot!(table(&format!("{{when: {{class: chat}}, {chain}}}, {{{chain}}}, {{when: {{queue_at_most: 3}}, chain: [llama-3.1-8b]}}")), @"s.yaml:21:158: policies[1].decision_table.rules[2].when: policy decision_table: when must be met by some sequence that no rule before it takes, got {queue_at_most: 3}");
+    insta::assert_snapshot!(table("{chain: [llama-3.1-8b, llama-68m], windows: [4]}"), @"s.yaml:21:38: policies[1].decision_table.rules[0].chain: policy decision_table: a chain follows the pool's order, cheapest first, each model once; got models [2, 0] (models: 0 llama-68m, 1 llama-3.2-1b, 2 llama-3.1-8b)");
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod command;
 mod compare;
 mod costs;
 mod floors;
+mod guide;
 mod league;
 mod program;
 #[cfg(feature = "engine")]
