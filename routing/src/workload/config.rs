@@ -118,19 +118,6 @@ pub enum Arrivals {
     },
 }
 
-impl Arrivals {
-    /// Sets the rate of requests; `false` where there is none to set.
-    pub fn set_rate(&mut self, rate: Positive) -> bool {
-        match self {
-            Self::Poisson { rate_per_s } | Self::Gamma { rate_per_s, .. } | Self::Constant { rate_per_s } => {
-                *rate_per_s = rate;
-                true
-            }
-            Self::Piecewise(_) | Self::ClosedLoop { .. } => false,
-        }
-    }
-}
-
 /// A stretch of time with one arrival rate.
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, JsonSchema, PartialEq)]
 #[serde(deny_unknown_fields)]

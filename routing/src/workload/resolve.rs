@@ -148,6 +148,19 @@ pub(super) enum LengthPlan {
     OfArrivals,
 }
 
+impl Arrivals {
+    /// Sets the rate of requests; `false` where there is none to set.
+    pub fn set_rate(&mut self, rate: Positive) -> bool {
+        match self {
+            Self::Poisson { rate_per_s } | Self::Gamma { rate_per_s, .. } | Self::Constant { rate_per_s } => {
+                *rate_per_s = rate;
+                true
+            }
+            Self::Piecewise(_) | Self::ClosedLoop { .. } => false,
+        }
+    }
+}
+
 impl WorkloadConfig {
     /// Checks the block, joins it with its file and makes it meant.
     ///
