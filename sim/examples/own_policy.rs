@@ -147,8 +147,11 @@ fn run(policy: Box<dyn Policy>, users: u32) -> Result<Outcome, Box<dyn Error>> {
     Ok(outcome)
 }
 
+/// A policy and what the table calls it.
+type Named = (&'static str, Box<dyn Policy>);
+
 /// The policies that are compared: plain decoding, the two windows fixed, and ours.
-fn policies() -> Result<[(&'static str, Box<dyn Policy>); 4], Box<dyn Error>> {
+fn policies() -> Result<[Named; 4], Box<dyn Error>> {
     let (small, large) = (ModelId(0), ModelId(1));
     let fixed =
         |window| ChainPlan::new(&[small, large], &[window]).map(|plan| Box::new(StaticChain::new(plan)));

@@ -197,9 +197,9 @@ fn solve(left: &[[f64; 3]; 3], right: &Parts, used: [bool; 3]) -> Parts {
     let (mut m, mut x) = (*left, *right);
     for p in (0..3).filter(|&p| used[p]) {
         for r in (0..3).filter(|&r| used[r] && r != p) {
-            let factor = m[r][p] / m[p][p];
-            for c in 0..3 {
-                m[r][c] -= factor * m[p][c];
+            let (factor, pivot) = (m[r][p] / m[p][p], m[p]);
+            for (cell, from) in m[r].iter_mut().zip(pivot) {
+                *cell -= factor * from;
             }
             x[r] -= factor * x[p];
         }

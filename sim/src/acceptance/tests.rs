@@ -299,7 +299,7 @@ fn drifted_text_has_the_other_matrix_under_the_same_label() {
         let mut sequence = Sequence { request: RequestId(request), class, output: 9, ..Sequence::default() };
         law.admit(&coins, &mut sequence);
         kept[(request / 30_000) as usize] +=
-            u32::from(law.prefix(Walk::new(&coins, &sequence), 1, 1, ModelId(0), ModelId(1)));
+            law.prefix(Walk::new(&coins, &sequence), 1, 1, ModelId(0), ModelId(1));
     }
     let [before, after] = kept.map(|k| f64::from(k) / 30_000.0);
     // Four standard errors: 0.0092 and 0.0106.

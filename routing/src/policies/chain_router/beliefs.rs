@@ -61,7 +61,7 @@ pub(super) struct Beliefs {
     models: usize,
     initial: f64,
     all: Box<Pairs>,
-    classes: Vec<Box<Pairs>>,
+    classes: Vec<Pairs>,
     requests: Vec<Own>,
     version: u64,
     draws: Draws,
@@ -87,7 +87,7 @@ impl Beliefs {
         let mean = f64::from(row.similarity) / n;
         let class = row.class.index();
         if class >= self.classes.len() {
-            self.classes.resize_with(class + 1, || Box::new([[UNSEEN; MAX_MODELS]; MAX_MODELS]));
+            self.classes.resize(class + 1, [[UNSEEN; MAX_MODELS]; MAX_MODELS]);
             self.version += 1;
         }
         // A request is measured against what was believed before it spoke.
@@ -109,7 +109,7 @@ impl Beliefs {
         }
         let now = self.believed(class, d, v);
         let told = &mut self.classes[class][d][v].told;
-        if !((now - *told).abs() <= NEWS) {
+        if told.is_nan() || (now - *told).abs() > NEWS {
             *told = now;
             self.version += 1;
         }

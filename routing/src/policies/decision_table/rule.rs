@@ -178,12 +178,15 @@ fn counts_of(when: &WhenConfig, pool: &Builder<'_>) -> Result<[Bounds; 4], Polic
     Ok(counts)
 }
 
+/// Bounds on the acceptance of a drafter under a verifier.
+type OfPair = ((ModelId, ModelId), Bounds);
+
 /// The pair of a rule, and the bounds of its acceptance, where it asks.
 fn acceptance_of(
     when: &WhenConfig,
     chain: &ChainPlan,
     pool: &Builder<'_>,
-) -> Result<Option<((ModelId, ModelId), Bounds)>, PolicyError> {
+) -> Result<Option<OfPair>, PolicyError> {
     let (least, most) = (when.acceptance_at_least, when.acceptance_at_most);
     let Some(either) = least.or(most) else { return Ok(None) };
     let &[drafter, verifier, ..] = chain.models() else {
