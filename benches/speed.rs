@@ -5,48 +5,32 @@
 //! are measured against are per request, over 30 scored texts of 96 tokens that come over and over.
 #![allow(clippy::unwrap_used, reason = "a bench that cannot be set up has nothing to measure")]
 
+mod setup;
+
 use std::sync::Arc;
 
 use divan::Bencher;
 use divan::counter::ItemsCount;
+use setup::{MEMORY, built, hardware, limits, models, request, serve};
 use specrouter_routing::backend::After;
 use specrouter_routing::chain::ChainPlan;
-use specrouter_routing::dispatch::DispatcherConfig;
-use specrouter_routing::ids::{ClassId, ModelId, ReplicaId, RequestId};
+use specrouter_routing::ids::{ModelId, ReplicaId, RequestId};
 use specrouter_routing::luck::{Luck, Stream};
-use specrouter_routing::policies::{PolicyConfig, PolicyPool, StaticConfig};
+use specrouter_routing::policies::{PolicyConfig, StaticConfig};
 use specrouter_routing::policy::Policy;
 use specrouter_routing::policy::price::{AlphaMatrix, Batch, Candidates, Pricing};
 use specrouter_routing::policy::search::{Limits as SearchLimits, Search};
-use specrouter_routing::profile::{Corrected, DataSheet, ModelSpec, PassCosts, PassShape};
-use specrouter_routing::record::{Decoding, Opinion, RequestRecord, Sink, TokenRecord, pairs, triples};
-use specrouter_routing::replica::{Limits, Replica};
-use specrouter_routing::request::{Request, Truth};
-use specrouter_routing::slo::Slo;
+use specrouter_routing::profile::{DataSheet, PassCosts, PassShape};
+use specrouter_routing::record::{Decoding, Opinion, TokenRecord, pairs, triples};
+use specrouter_routing::request::Request;
 use specrouter_routing::units::{Probability, Time};
 use specrouter_sim::acceptance::{AcceptanceConfig, Recorded, Source};
-use specrouter_sim::backend::SimBackend;
 use specrouter_sim::bound::{Bound, World};
 use specrouter_sim::clairvoyant::Clairvoyant;
-use specrouter_sim::cost::{CostModel, HardwareSpec};
-use specrouter_sim::drive::{Bounds, open_loop};
-use specrouter_sim::simulator::Simulator;
+use specrouter_sim::cost::CostModel;
 
 fn main() {
     divan::main();
-}
-
-fn models() -> Vec<ModelSpec> {
-    let texts = [
-        include_str!("../scenarios/catalog/models/llama-68m.yaml"),
-        include_str!("../scenarios/catalog/models/llama-3.2-1b.yaml"),
-        include_str!("../scenarios/catalog/models/llama-3.1-8b.yaml"),
-    ];
-    texts.iter().map(|text| serde_yaml::from_str(text).unwrap()).collect()
-}
-
-fn hardware() -> HardwareSpec {
-    serde_yaml::from_str(include_str!("../scenarios/catalog/hardware/h100-sxm.yaml")).unwrap()
 }
 
 #[divan::bench]
@@ -87,76 +71,8 @@ fn search_of_three_models(bencher: Bencher<'_, '_>, rows: u32) {
     });
 }
 
-struct Nothing;
-impl Sink for Nothing {
-    fn request(&mut self, _: &RequestRecord) {}
-}
-
-/// Tokens of KV memory of each model on a replica.
-const MEMORY: u64 = 1 << 18;
-
-fn limits(max_running: u32) -> Limits {
-    Limits {
-        max_running,
-        token_budget: 8192,
-        max_block: 32,
-        hold_passes: None,
-        context: 1 << 16,
-        by_priority: false,
-    }
-}
-
-fn request(id: u64, arrival: Time, output_tokens: u32) -> Request {
-    Request {
-        id: RequestId(id),
-        class: ClassId(0),
-        arrival,
-        prompt_tokens: 500,
-        limit: 4096,
-        priority: 0,
-        slo: Slo::default(),
-        truth: Truth::new(output_tokens),
-    }
-}
-
-fn built(policy: &PolicyConfig) -> Box<dyn Policy> {
-    let names: Vec<String> = models().into_iter().map(|model| model.name).collect();
-    let view = PolicyPool {
-        names: &names,
-        candidates: Candidates::all(3),
-        classes: &["all".to_owned()],
-        max_block: 32,
-        draws: Luck::new(1).stream(Stream::Policy),
-    };
-    policy.build(&view).unwrap()
-}
-
-/// Serves `requests` on replicas of `rows` places; answers the rounds.
-fn serve(
-    source: &Arc<Source>,
-    policy: &dyn Fn() -> Box<dyn Policy>,
-    (replicas, rows): (u32, u32),
-    requests: impl Iterator<Item = Request>,
-) -> u64 {
-    let luck = Luck::new(3);
-    let costs = Arc::new(CostModel::roofline(&models(), &hardware(), 1, luck).unwrap());
-    let belief: Arc<dyn PassCosts> = Arc::new(DataSheet::new(&models(), &hardware().sheet, 1));
-    let servers = (0..replicas).map(|id| {
-        let id = ReplicaId(id);
-        let believed = Corrected::new(Arc::clone(&belief));
-        let replica = Replica::new(id, limits(rows), &[MEMORY; 3], 16, policy(), believed).unwrap();
-        (replica, SimBackend::new(Arc::clone(source), Arc::clone(&costs), luck, id))
-    });
-    let dispatcher = DispatcherConfig::RoundRobin.build(luck.stream(Stream::Dispatch));
-    let mut simulator = Simulator::new(servers.collect(), dispatcher);
-    let mut watch = |_| true;
-    open_loop(&mut simulator, requests, &mut Bounds { horizon: None, watch: &mut watch }, &mut Nothing)
-        .unwrap();
-    simulator.close(&mut Nothing).rounds
-}
-
 /// Runs `rows` sequences of 400 tokens on each of `replicas` replicas; answers the rounds.
-fn rounds(policy: &PolicyConfig, replicas: u32, rows: u32) -> u64 {
+fn rounds(policy: &dyn Fn() -> Box<dyn Policy>, replicas: u32, rows: u32) -> u64 {
     let pool = models();
     let p = |value: f64| Probability::new(value).unwrap();
     let pair = |to: usize, value| (pool[to].name.clone(), p(value));
@@ -167,7 +83,7 @@ fn rounds(policy: &PolicyConfig, replicas: u32, rows: u32) -> u64 {
     let config = AcceptanceConfig::Constant(matrix.into_iter().collect());
     let source = Arc::new(Source::resolve(&config, &pool, &["all".into()]).unwrap());
     let requests = (0..u64::from(rows * replicas)).map(|id| request(id, Time::ZERO, 400));
-    serve(&source, &|| built(policy), (replicas, rows), requests)
+    serve(&source, policy, (replicas, rows), requests)
 }
 
 fn two_levels() -> PolicyConfig {
@@ -178,6 +94,7 @@ fn two_levels() -> PolicyConfig {
 #[divan::bench(args = [4, 64, 256], sample_count = 20)]
 fn round_two_levels(bencher: Bencher<'_, '_>, rows: u32) {
     let policy = two_levels();
+    let policy = || built(&policy);
     let count = rounds(&policy, 4, rows);
     bencher.counter(ItemsCount::new(count)).bench_local(|| rounds(&policy, 4, rows));
 }
@@ -185,6 +102,7 @@ fn round_two_levels(bencher: Bencher<'_, '_>, rows: u32) {
 #[divan::bench(args = [4, 64, 256], sample_count = 20)]
 fn round_specrouter(bencher: Bencher<'_, '_>, rows: u32) {
     let policy = PolicyConfig::by_name("specrouter").unwrap();
+    let policy = || built(&policy);
     let count = rounds(&policy, 4, rows);
     bencher.counter(ItemsCount::new(count)).bench_local(|| rounds(&policy, 4, rows));
 }
@@ -192,6 +110,7 @@ fn round_specrouter(bencher: Bencher<'_, '_>, rows: u32) {
 #[divan::bench(args = [1, 16, 1024], sample_count = 5)]
 fn round_by_replicas(bencher: Bencher<'_, '_>, replicas: u32) {
     let policy = two_levels();
+    let policy = || built(&policy);
     let count = rounds(&policy, replicas, 16);
     bencher.counter(ItemsCount::new(count)).bench_local(|| rounds(&policy, replicas, 16));
 }

@@ -13,7 +13,7 @@ use crate::policy::price::AlphaMatrix;
 /// Positions after which half of what was seen of a class is forgotten.
 const HALF_LIFE: f64 = 1024.0;
 /// Positions' worth of trust in what is believed before anything was seen; a request says little of the pair.
-const PRIOR: f64 = 48.0;
+const PRIOR: f64 = 24.0;
 /// Positions' worth of trust in the pair against the class's own.
 const CLASS: f64 = 96.0;
 /// Positions' worth of trust in the class against the request's own.
@@ -23,7 +23,7 @@ const STRETCH: f64 = 64.0;
 /// Change of an acceptance that makes decisions stale.
 const NEWS: f64 = 0.01;
 /// Standard deviation of one position's similarity about its pair's, requests and stretches included.
-const POSITION: f64 = 1.0;
+const POSITION: f64 = 2.0;
 /// Standard deviation of how far a pair has moved since it was seen, at most, and the rounds after which it may have.
 const DRIFT: f64 = 0.1;
 const DRIFT_ROUNDS: f64 = 1024.0;

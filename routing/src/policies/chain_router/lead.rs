@@ -1,9 +1,9 @@
-//! The lead: for each load the chain and windows with the least expected time per token.
+//! The lead: for each load, and class where all are of one, the chain and windows with the least expected time per token.
 
 use super::beliefs::Beliefs;
 use super::lengths::Lengths;
 use crate::chain::{ChainPlan, MAX_MODELS};
-use crate::ids::ModelId;
+use crate::ids::{ModelId, Slot};
 use crate::policies::traffic::Traffic;
 use crate::policy::price::{AlphaMatrix, Batch, Candidates, Priced, Pricing};
 use crate::policy::search::{Limits, Search};
@@ -12,7 +12,7 @@ use crate::profile::{PassCosts, PassShape};
 use crate::record::Prediction;
 
 /// Sequences planned for each search at most: searching stays a small part of deciding.
-const ROWS_PER_SEARCH: u64 = 256;
+const ROWS_PER_SEARCH: u64 = 16;
 /// A lead with other windows must be better by this share, one with other models by more: those have caches to fill.
 const WINDOWS_GAIN: f64 = 0.005;
 const MODELS_GAIN: f64 = 0.015;
@@ -53,6 +53,7 @@ pub(super) struct Leads {
     search: Search,
     /// What prompts did to the target's passes.
     pub traffic: Traffic,
+    /// By load and class.
     by_load: Vec<Option<Standing>>,
     /// The lead that most recently led.
     present: Option<ChainPlan>,
@@ -83,11 +84,11 @@ impl Leads {
         &self.chains
     }
 
-    /// The lead for the present load, and whether it brought other models; searched anew when what it rests on has
+    /// The lead for the present load, and whether it brought other models there; searched anew when what it rests on has
     /// moved and enough rows have been planned to pay for it.
     pub fn decide(&mut self, ask: &Ask<'_>, beliefs: &Beliefs, lengths: &Lengths) -> (Lead, bool) {
         self.credit = (self.credit + ask.starting.len() as u64).min(4 * ROWS_PER_SEARCH);
-        let load = bucket(ask.decoding);
+        let load = bucket(ask.decoding) * (MOST_CLASSES + 1) + only_class(ask);
         if load >= self.by_load.len() {
             self.by_load.resize(load + 1, None);
         }
@@ -113,7 +114,8 @@ impl Leads {
             }
             None => best,
         };
-        let moved = present.is_some_and(|present| present.models() != lead.chain().models());
+        let before = self.by_load[load].as_ref().map(|known| *known.lead.chain());
+        let moved = before.is_some_and(|before| before.models() != lead.chain().models());
         self.present = Some(*lead.chain());
         self.by_load[load] = Some(Standing { stamp, lead });
         (lead, moved)
@@ -201,6 +203,14 @@ fn mixed(ask: &Ask<'_>, models: usize, of_class: impl Fn(usize) -> AlphaMatrix) 
         out.set(ModelId(d as u8), ModelId(v as u8), sums[d][v] / f64::from(total.max(1)));
     }
     out
+}
+
+/// The class of all that start; `MOST_CLASSES` if they differ.
+fn only_class(ask: &Ask<'_>) -> usize {
+    let class = |slot: &Slot| ask.request(*slot).class().index().min(MOST_CLASSES - 1);
+    let mut classes = ask.starting.iter().take(SAMPLE).map(class);
+    let first = classes.next().unwrap_or(MOST_CLASSES);
+    if classes.all(|class| class == first) { first } else { MOST_CLASSES }
 }
 
 /// Drafters under verifiers, by index.

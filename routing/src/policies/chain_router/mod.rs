@@ -12,11 +12,13 @@
 //!   planned. Then one draft each is what can be verified in it, and longer drafts would only wait.
 //!
 //! Pairs that have not been seen for long are looked at when a draw from what is believed of them (Thompson) would
-//! change the lead; looks that would not are spaced further and further apart.
+//! change the lead: one with the target by a probe, one below it by letting a sequence run the chain for a while. Looks
+//! may cost a hundredth of the time; those that promise nothing are spaced further and further apart.
 
 mod beliefs;
 mod lead;
 mod lengths;
+mod looks;
 mod windows;
 
 use schemars::JsonSchema;
@@ -27,13 +29,14 @@ use crate::chain::ChainPlan;
 use crate::ids::{ModelId, Slot};
 use crate::policy::maths::expected_tokens;
 use crate::policy::price::Candidates;
-use crate::policy::{Ask, Needs, PassReport, Plan, Planned, Policy, Probe};
+use crate::policy::{Ask, Needs, PassReport, Plan, Planned, Policy};
 use crate::profile::{PassCosts, PassShape};
 use crate::record::Prediction;
 use crate::units::Probability;
 use beliefs::Beliefs;
 use lead::{Lead, Leads};
 use lengths::Lengths;
+use looks::Looks;
 use windows::{Allotment, Rows, Terms};
 
 /// Parameters of `chain_router`.
@@ -77,7 +80,7 @@ impl Recipe for ChainRouterConfig {
             beliefs: Beliefs::new(candidates.models(), self.initial_acceptance.get(), pool.pool.draws),
             leads: Leads::new(candidates, max_window),
             lengths: Lengths::default(),
-            looks: Looks { every: probe_rounds, next: probe_rounds, patience: 1 },
+            looks: Looks::new(probe_rounds),
             rounds: 0,
             rows: Rows::default(),
             allotment: Allotment::default(),
@@ -85,10 +88,6 @@ impl Recipe for ChainRouterConfig {
     }
 }
 
-/// Looks that found nothing new double the time to the next, up to this factor.
-const MOST_PATIENCE: u64 = 64;
-/// A look must promise this share to be taken.
-const PROMISE: f64 = 0.01;
 /// A lag of this many tokens is nothing to speak of: it rides along.
 const NEAR: u32 = 16;
 /// Highest acceptance that windows are planned with.
@@ -106,13 +105,6 @@ struct ChainRouter {
     // Buffers.
     rows: Rows,
     allotment: Allotment,
-}
-
-/// When to look at stale pairs.
-struct Looks {
-    every: u64,
-    next: u64,
-    patience: u64,
 }
 
 /// The batch at an ask: rows past their prefill, and their mean context.
@@ -138,10 +130,7 @@ impl ChainRouter {
             return true;
         }
         let left = self.lengths.output().min(f64::from(view.limit().saturating_sub(view.emitted())));
-        let draft = PassShape::uniform(load.rows, 1, load.context);
-        let with = draft.plus(PassShape::uniform(1, lag, 0));
-        let catch_up = ask.costs.seconds(model, &with) - ask.costs.seconds(model, &draft);
-        left * (lead.alone - lead.seconds_per_token).max(0.0) > catch_up
+        left * (lead.alone - lead.seconds_per_token).max(0.0) > catch_up(ask, load, slot, model)
     }
 
     /// While a prompt runs: one draft each by the drafter of the lead whose tokens are worth most. False where nothing rides.
@@ -242,32 +231,14 @@ impl ChainRouter {
             plan.push(other.copied().unwrap_or(ChainPlan::target_only(self.candidates.target())));
         }
     }
+}
 
-    /// Looks at one stale pair if what may be found there would change the lead: a pair with the target by a probe, a
-    /// pair below it by letting one sequence run the chain.
-    fn look(&mut self, ask: &Ask<'_>, lead: &Lead, plan: &mut Plan) {
-        if self.rounds < self.looks.next {
-            return;
-        }
-        self.looks.next = self.rounds + self.looks.every * self.looks.patience;
-        self.looks.patience = (2 * self.looks.patience).min(MOST_PATIENCE);
-        let hoped = self.leads.hoped(ask, &self.beliefs, &self.lengths, self.rounds);
-        if hoped.price > lead.price * (1.0 - PROMISE) {
-            return;
-        }
-        let stale = |pair: &&[ModelId]| {
-            self.beliefs.age(pair[0], pair[1], self.rounds).is_none_or(|age| age > self.looks.every)
-        };
-        let Some(pair) = hoped.chain().models().windows(2).rev().find(stale) else { return };
-        let (drafter, verifier) = (pair[0], pair[1]);
-        let lag = |slot: &&Slot| ask.request(**slot).lag(drafter);
-        let shortest = ask.starting.iter().filter(|slot| lag(slot) > 0).min_by_key(lag);
-        match shortest {
-            Some(&slot) if verifier == self.candidates.target() => plan.probe(Probe { slot, model: drafter }),
-            // Only a verification can tell.
-            _ => plan.replace(0, ask.starting.len(), hoped.planned),
-        }
-    }
+/// What running the tokens that `model` lacks of a sequence adds to its pass over the batch, in seconds.
+fn catch_up(ask: &Ask<'_>, load: Load, slot: Slot, model: ModelId) -> f64 {
+    let lag = ask.request(slot).lag(model);
+    let draft = PassShape::uniform(load.rows, 1, load.context);
+    let with = draft.plus(PassShape::uniform(1, lag, 0));
+    ask.costs.seconds(model, &with) - ask.costs.seconds(model, &draft)
 }
 
 impl Policy for ChainRouter {
@@ -287,9 +258,7 @@ impl Policy for ChainRouter {
         }
         let (lead, moved) = self.leads.decide(ask, &self.beliefs, &self.lengths);
         if moved {
-            // The world has moved: look around again soon.
-            self.looks.patience = 1;
-            self.looks.next = self.looks.next.min(self.rounds + self.looks.every);
+            self.looks.wake(self.rounds);
         }
         if !self.ride(ask, load, &lead, plan) {
             if lead.chain().depth() == 2 {
@@ -299,7 +268,7 @@ impl Policy for ChainRouter {
                 self.follow(ask, load, &lead, plan);
             }
         }
-        self.look(ask, &lead, plan);
+        self.look(ask, load, &lead, plan);
     }
 
     fn learn(&mut self, report: &PassReport<'_>) {
