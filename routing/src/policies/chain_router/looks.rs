@@ -13,7 +13,7 @@ const MOST_PATIENCE: u64 = 64;
 const PROMISE: f64 = 0.01;
 /// Rounds that one sequence tries a chain.
 const TRIAL: u64 = 8;
-/// Share of the time that looks may cost.
+/// Share of the time that passes added by looks may take.
 const SHARE: f64 = 0.01;
 
 /// When to look at stale pairs.
@@ -98,7 +98,8 @@ impl ChainRouter {
     }
 }
 
-/// What a trial costs the batch beyond its lead: the tokens that its models lack, and passes for one sequence alone.
+/// What a trial costs the batch beyond its lead: the tokens that its models lack, and passes for one sequence alone,
+/// in seconds. That the chain may be slower than the lead is not counted.
 fn trial_seconds(ask: &Ask<'_>, load: Load, slot: Slot, chain: &ChainPlan, lead: &Lead) -> f64 {
     let lower = chain.models()[..chain.depth() - 1].iter().enumerate();
     let seconds = lower.map(|(level, &model)| {

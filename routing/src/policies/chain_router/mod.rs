@@ -12,8 +12,9 @@
 //!   planned. Then one draft each is what can be verified in it, and longer drafts would only wait.
 //!
 //! Pairs that have not been seen for long are looked at when a draw from what is believed of them (Thompson) would
-//! change the lead: one with the target by a probe, one below it by letting a sequence run the chain for a while. Looks
-//! may cost a hundredth of the time; those that promise nothing are spaced further and further apart.
+//! change the lead: one with the target by a probe, one below it by letting a sequence run the chain for a while. The
+//! passes that looks add take a hundredth of the time at most (a sequence that tries a chain alone adds its catch-up; that
+//! the chain may be slower is not counted); looks that promise nothing are spaced further and further apart.
 
 mod beliefs;
 mod lead;
