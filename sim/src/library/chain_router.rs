@@ -85,3 +85,70 @@ fn chain_router_brings_no_model_up_to_date_for_an_output_too_short_to_pay_for_it
         "the middle model drafts in {short} of short and {long} of long answers"
     );
 }
+
+/// A chain of three is best by a tenth, but who never tries the pair below the target cannot know.
+fn deep(seed: u64) -> World {
+    World {
+        times_ms: [(1.0, 0.002), (2.5, 0.01), (25.0, 0.06)],
+        alphas: vec![[0.75, 0.62, 0.85]],
+        spread: 0.1,
+        requests: 60,
+        output: 150,
+        seed,
+        ..World::default()
+    }
+}
+
+#[test]
+fn chain_router_finds_the_deep_chain_whatever_text_comes_first() {
+    for seed in 0..12 {
+        let deep = deep(seed).run(&router()).share(0.5, |plan| plan.depth() == 3);
+        assert!(deep > 0.8, "seed {seed}: the chain of three in {deep} of the last decisions");
+    }
+}
+
+#[test]
+fn chain_router_finds_the_deep_chain_in_a_batch() {
+    // Where it would pay by much, a probe of the middle model does not put off the pair below it for ever.
+    for seed in 0..4 {
+        let world = World {
+            times_ms: [(0.2, 0.001), (2.0, 0.01), (25.0, 0.02)],
+            alphas: vec![[0.85, 0.62, 0.75]],
+            users: Some(4),
+            requests: 200,
+            ..deep(seed)
+        };
+        let deep = world.run(&router()).share(0.5, |plan| plan.depth() == 3);
+        assert!(deep > 0.8, "seed {seed}: the chain of three in {deep} of the last decisions");
+    }
+}
+
+#[test]
+fn chain_router_lets_one_sequence_try_a_chain_for_four_rounds_and_rarely() {
+    // A middle model that might be of use, and is not.
+    let world = World {
+        times_ms: [(0.5, 0.002), (6.0, 0.01), (10.0, 0.06)],
+        alphas: vec![[0.5, 0.5, 0.9]],
+        users: Some(4),
+        requests: 200,
+        ..World::default()
+    };
+    let ours = world.run(&router());
+    let deep = |plan: &ChainPlan| plan.depth() == 3;
+    let mut trials: BTreeMap<RequestId, usize> = BTreeMap::new();
+    for (_, request, plan) in &ours.decisions {
+        *trials.entry(*request).or_default() += usize::from(deep(plan));
+    }
+    trials.retain(|_, rounds| *rounds > 0);
+    let share = ours.share(1.0, deep);
+    assert!(trials.len() > 1 && trials.values().all(|&rounds| rounds <= 4), "{trials:?}");
+    assert!(share < 0.01, "trials are {share} of all rounds: {trials:?}");
+}
+
+#[test]
+fn chain_router_has_a_lead_for_each_class_that_runs_alone() {
+    let world = World { alphas: vec![[0.85, 0.85, 0.9], [0.1, 0.05, 0.1]], ..World::default() };
+    let ours = world.run(&router());
+    let (easy, hard) = (mean_window(&ours, 0), mean_window(&ours, 1));
+    assert!(easy > 4.0 && hard < 1.0, "{easy} drafted for the easy class, {hard} for the hopeless one");
+}

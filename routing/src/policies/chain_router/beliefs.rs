@@ -1,8 +1,11 @@
 //! What is believed of acceptance: of a pair, of a pair in a class, of a request.
 //!
 //! A request is told from its class by one number, the ratio of its rejections to those its class lets expect: what
-//! was learned of it under one drafter says something of the others.
+//! was learned of it under one drafter says something of the others. So a pair that is tried on a hard text is not
+//! thought bad for it, nor one tried on an easy text good: what it rejects is set against what the better-known pairs
+//! did there.
 
+use super::requests::Requests;
 use crate::chain::MAX_MODELS;
 use crate::estimate::Ema;
 use crate::ids::{ModelId, RequestId, Slot};
@@ -16,10 +19,8 @@ const HALF_LIFE: f64 = 1024.0;
 const PRIOR: f64 = 24.0;
 /// Positions' worth of trust in the pair against the class's own.
 const CLASS: f64 = 96.0;
-/// Positions' worth of trust in the class against the request's own.
-const REQUEST: f64 = 16.0;
-/// Positions after which half of what was seen of a request is forgotten: text has its stretches.
-const STRETCH: f64 = 64.0;
+/// A pair is corrected for a request's difficulty by pairs whose class was seen this many times as much.
+const BETTER_KNOWN: f64 = 2.0;
 /// Change of an acceptance that makes decisions stale.
 const NEWS: f64 = 0.01;
 /// Standard deviation of one position's similarity about its pair's, requests and stretches included.
@@ -29,10 +30,6 @@ const DRIFT: f64 = 0.1;
 const DRIFT_ROUNDS: f64 = 1024.0;
 /// What a draw of a pair is at most.
 const MOST: f64 = 0.98;
-/// Rejections that one position is expected to have, where trust in positions is put in rejections.
-const USUAL: f64 = 0.35;
-/// Rejections of a request over its class's, at least and at most.
-const RATIO: (f64, f64) = (0.3, 2.0);
 
 /// Similarity of one pair: an average that forgets.
 #[derive(Clone, Copy)]
@@ -48,21 +45,13 @@ const UNSEEN: Seen = Seen { mean: Ema::EMPTY, told: f64::NAN, round: 0 };
 
 type Pairs = [[Seen; MAX_MODELS]; MAX_MODELS];
 
-/// What one request has shown, in rejections: seen, and expected of its class.
-#[derive(Clone, Copy, Default)]
-struct Own {
-    request: RequestId,
-    seen: f64,
-    expected: f64,
-}
-
 /// All of it.
 pub(super) struct Beliefs {
     models: usize,
     initial: f64,
     all: Box<Pairs>,
     classes: Vec<Pairs>,
-    requests: Vec<Own>,
+    requests: Requests,
     version: u64,
     draws: Draws,
 }
@@ -70,7 +59,7 @@ pub(super) struct Beliefs {
 impl Beliefs {
     pub fn new(models: usize, initial: f64, draws: Draws) -> Self {
         let all = Box::new([[UNSEEN; MAX_MODELS]; MAX_MODELS]);
-        Self { models, initial, all, classes: Vec::new(), requests: Vec::new(), version: 0, draws }
+        Self { models, initial, all, classes: Vec::new(), requests: Requests::default(), version: 0, draws }
     }
 
     /// Grows when some pair has moved enough to matter.
@@ -90,21 +79,18 @@ impl Beliefs {
             self.classes.resize(class + 1, [[UNSEEN; MAX_MODELS]; MAX_MODELS]);
             self.version += 1;
         }
+        let request = (row.slot, row.request);
+        let weight = |d: usize, v: usize| self.classes[class][d][v].mean.weight();
+        let enough = BETTER_KNOWN * weight(d, v);
+        let difficulty =
+            self.requests.difficulty(request, (d, v), self.models, |a, b| weight(a, b) >= enough);
+        let usual = (1.0 - (1.0 - mean) / difficulty).clamp(0.0, 1.0);
         // A request is measured against what was believed before it spoke.
         let expected = 1.0 - self.believed(class, d, v);
-        if row.slot.index() >= self.requests.len() {
-            self.requests.resize(row.slot.index() + 1, Own::default());
-        }
-        let own = &mut self.requests[row.slot.index()];
-        if own.request != row.request {
-            *own = Own { request: row.request, ..Own::default() };
-        }
-        let keep = libm::exp2(-n / STRETCH);
-        own.seen = own.seen * keep + n - f64::from(row.similarity);
-        own.expected = own.expected * keep + n * expected;
+        self.requests.learn(request, (d, v), n, (n * (1.0 - mean), n * expected));
 
         for seen in [&mut self.all[d][v], &mut self.classes[class][d][v]] {
-            seen.mean.add(mean, n, HALF_LIFE);
+            seen.mean.add(usual, n, HALF_LIFE);
             seen.round = round;
         }
         let now = self.believed(class, d, v);
@@ -126,13 +112,14 @@ impl Beliefs {
     }
 
     /// A draw of every pair in a class from what is believed of it: the less was seen of a pair and the longer ago, the
-    /// wider. Within the triangle for a pair never seen.
-    pub fn drawn(&self, class: usize, round: u64) -> AlphaMatrix {
+    /// wider. Within the triangle for a pair never seen. Draws of a round are told apart by their number.
+    pub fn drawn(&self, class: usize, round: u64, draw: u64) -> AlphaMatrix {
         self.matrix(|d, v| {
             let seen = &self.all[d][v];
             let age = (round - seen.round) as f64 / DRIFT_ROUNDS;
             let unsure = POSITION / libm::sqrt(seen.mean.weight() + PRIOR) + DRIFT * age.min(1.0);
-            let normal = self.draws.normal(round, (d * MAX_MODELS + v) as u64);
+            let which = draw * (MAX_MODELS * MAX_MODELS) as u64 + (d * MAX_MODELS + v) as u64;
+            let normal = self.draws.normal(round, which);
             let (low, high) = if seen.mean.get().is_none() { self.bounds(d, v) } else { (0.0, 1.0) };
             (self.believed(class, d, v) + unsure * normal).clamp(low, high).min(MOST)
         })
@@ -146,11 +133,7 @@ impl Beliefs {
 
     /// Rejections of a request over those of its class.
     pub fn ratio(&self, slot: Slot, request: RequestId) -> f64 {
-        let Some(own) = self.requests.get(slot.index()).filter(|own| own.request == request) else {
-            return 1.0;
-        };
-        let trust = REQUEST * USUAL;
-        ((own.seen + trust) / (own.expected + trust)).clamp(RATIO.0, RATIO.1)
+        self.requests.ratio(slot, request)
     }
 
     fn matrix(&self, value: impl Fn(usize, usize) -> f64) -> AlphaMatrix {
@@ -243,7 +226,7 @@ mod tests {
         let alpha = b.of_class(0).get(ModelId(0), ModelId(1));
         assert!((alpha - 0.63).abs() < 0.01, "at most 1 − (0.45 − 0.08): {alpha}");
         for round in 20_000..20_100 {
-            let drawn = b.drawn(0, round).get(ModelId(0), ModelId(1));
+            let drawn = b.drawn(0, round, 0).get(ModelId(0), ModelId(1));
             assert!((0.46..=0.64).contains(&drawn), "{drawn}");
         }
     }
@@ -259,11 +242,36 @@ mod tests {
     }
 
     #[test]
+    fn a_pair_tried_on_a_hard_text_is_not_thought_bad_for_it() {
+        let tried = |on: u64| {
+            let mut b = beliefs(3);
+            show(&mut b, (0, 2), 0, 1, 0.7, 2000);
+            // Twice the rejections under the model that is known, then a trial of the other.
+            show(&mut b, (0, 2), 0, 2, 0.4, 20);
+            show(&mut b, (1, 2), 0, on, 0.7, 40);
+            b.class_pair(0, ModelId(1), ModelId(2))
+        };
+        let (there, elsewhere) = (tried(2), tried(3));
+        assert!((elsewhere - 0.7).abs() < 0.01, "by itself: {elsewhere}");
+        assert!((0.8..0.86).contains(&there), "0.7 where others do half as well as usual: {there}");
+    }
+
+    #[test]
+    fn a_pair_that_all_know_best_answers_for_itself() {
+        let mut b = beliefs(3);
+        show(&mut b, (0, 2), 0, 1, 0.7, 500);
+        show(&mut b, (1, 2), 0, 2, 0.9, 20);
+        show(&mut b, (0, 2), 0, 2, 0.3, 2000);
+        let alpha = b.class_pair(0, ModelId(0), ModelId(2));
+        assert!((alpha - 0.3).abs() < 0.02, "the text has changed: {alpha}");
+    }
+
+    #[test]
     fn draws_narrow_as_a_pair_is_seen_and_widen_as_it_is_not() {
         let mut b = beliefs(2);
         let spread = |b: &Beliefs, from: u64| {
             let draws: Vec<f64> =
-                (from..from + 400).map(|r| b.drawn(0, r).get(ModelId(0), ModelId(1))).collect();
+                (from..from + 400).map(|r| b.drawn(0, r, 0).get(ModelId(0), ModelId(1))).collect();
             let mean = draws.iter().sum::<f64>() / 400.0;
             (draws.iter().map(|d| (d - mean).powi(2)).sum::<f64>() / 400.0).sqrt()
         };

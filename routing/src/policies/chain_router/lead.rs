@@ -16,6 +16,8 @@ const ROWS_PER_SEARCH: u64 = 16;
 /// A lead with other windows must be better by this share, one with other models by more: those have caches to fill.
 const WINDOWS_GAIN: f64 = 0.005;
 const MODELS_GAIN: f64 = 0.015;
+/// A lone request's ratio is told apart in steps of one over this.
+const RATIO_STEPS: f64 = 10.0;
 /// Starting sequences whose classes are counted.
 const SAMPLE: usize = 64;
 /// Classes told apart.
@@ -39,10 +41,13 @@ impl Lead {
     }
 }
 
+/// What a decision rests on: the versions of costs and beliefs, and steps of a lone request's ratio.
+type Stamp = (u64, u64, u8);
+
 /// What was decided at a load, and what it rests on.
 #[derive(Clone)]
 struct Standing {
-    stamp: (u64, u64),
+    stamp: Stamp,
     lead: Lead,
 }
 
@@ -92,7 +97,8 @@ impl Leads {
         if load >= self.by_load.len() {
             self.by_load.resize(load + 1, None);
         }
-        let stamp = (ask.costs.version(), beliefs.version());
+        let ratio = lone_ratio(ask, beliefs);
+        let stamp = (ask.costs.version(), beliefs.version(), (ratio * RATIO_STEPS + 0.5) as u8);
         if let Some(known) = &self.by_load[load]
             && (known.stamp == stamp || self.credit < ROWS_PER_SEARCH)
         {
@@ -101,7 +107,7 @@ impl Leads {
         }
         self.credit = self.credit.saturating_sub(ROWS_PER_SEARCH);
         let present = self.present;
-        let alpha = mixed(ask, self.candidates.models(), |class| beliefs.of_class(class));
+        let alpha = mixed(ask, self.candidates.models(), ratio, |class| beliefs.of_class(class));
         let (best, kept) = self.best(ask, &alpha, lengths, present);
         self.others.sort_by(|a, b| a.1.total_cmp(&b.1));
         self.chains.clear();
@@ -121,10 +127,22 @@ impl Leads {
         (lead, moved)
     }
 
-    /// The lead under a draw of what pairs may be.
-    pub fn hoped(&mut self, ask: &Ask<'_>, beliefs: &Beliefs, lengths: &Lengths, round: u64) -> Lead {
-        let alpha = mixed(ask, self.candidates.models(), |class| beliefs.drawn(class, round));
-        self.best(ask, &alpha, lengths, None).0
+    /// The best lead under so many draws, in a round, of what pairs may be.
+    pub fn hoped(
+        &mut self,
+        ask: &Ask<'_>,
+        beliefs: &Beliefs,
+        lengths: &Lengths,
+        (round, draws): (u64, u64),
+    ) -> Lead {
+        let ratio = lone_ratio(ask, beliefs);
+        let mut lead = |draw: u64| {
+            let drawn = |class| beliefs.drawn(class, round, draw);
+            let alpha = mixed(ask, self.candidates.models(), ratio, drawn);
+            self.best(ask, &alpha, lengths, None).0
+        };
+        let first = lead(0);
+        (1..draws).map(lead).fold(first, |best, lead| if lead.price < best.price { lead } else { best })
     }
 
     /// The best plan at these acceptances, and the chain that leads at present with the windows that suit it now.
@@ -184,8 +202,16 @@ impl Leads {
     }
 }
 
-/// The mean acceptance of the sequences that start, class by class.
-fn mixed(ask: &Ask<'_>, models: usize, of_class: impl Fn(usize) -> AlphaMatrix) -> AlphaMatrix {
+/// How a request that runs alone differs from its class; 1 where several run: windows tell those apart.
+fn lone_ratio(ask: &Ask<'_>, beliefs: &Beliefs) -> f64 {
+    match (ask.decoding, ask.starting) {
+        (0 | 1, &[slot]) => beliefs.ratio(slot, ask.request(slot).id()),
+        _ => 1.0,
+    }
+}
+
+/// The mean acceptance of the sequences that start, class by class, where they reject `ratio` times what their classes do.
+fn mixed(ask: &Ask<'_>, models: usize, ratio: f64, of_class: impl Fn(usize) -> AlphaMatrix) -> AlphaMatrix {
     let mut counts = [0u32; MOST_CLASSES];
     for &slot in &ask.starting[..ask.starting.len().min(SAMPLE)] {
         counts[ask.request(slot).class().index().min(MOST_CLASSES - 1)] += 1;
@@ -200,7 +226,8 @@ fn mixed(ask: &Ask<'_>, models: usize, of_class: impl Fn(usize) -> AlphaMatrix) 
     }
     let mut out = AlphaMatrix::uniform(0.0);
     for (d, v) in pairs(models) {
-        out.set(ModelId(d as u8), ModelId(v as u8), sums[d][v] / f64::from(total.max(1)));
+        let rejected = 1.0 - sums[d][v] / f64::from(total.max(1));
+        out.set(ModelId(d as u8), ModelId(v as u8), (1.0 - ratio * rejected).max(0.0));
     }
     out
 }

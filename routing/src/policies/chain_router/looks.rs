@@ -11,10 +11,13 @@ use crate::profile::{PassCosts, PassShape};
 const MOST_PATIENCE: u64 = 64;
 /// A look must promise this share to be taken.
 const PROMISE: f64 = 0.01;
+/// Where a sequence runs alone, a look after a long wait takes the most hopeful of several draws, at most so many: a trial
+/// adds no passes there, and a chain that one unlucky look ruled out would stay out for long.
+const DRAWS_ALONE: u64 = 4;
 /// Rounds that one sequence tries a chain.
-const TRIAL: u64 = 8;
+const TRIAL: u64 = 4;
 /// Share of the time that passes added by looks may take.
-const SHARE: f64 = 0.01;
+const SHARE: f64 = 0.003;
 
 /// When to look at stale pairs.
 pub(super) struct Looks {
@@ -63,12 +66,13 @@ impl ChainRouter {
             return;
         }
         self.looks.next = self.rounds + self.looks.every * self.looks.patience;
-        let hoped = self.leads.hoped(ask, &self.beliefs, &self.lengths, self.rounds);
-        let stale = |pair: &&[ModelId]| {
-            self.beliefs.age(pair[0], pair[1], self.rounds).is_none_or(|age| age > self.looks.every)
-        };
+        let draws = if load.rows == 1 { self.looks.patience.min(DRAWS_ALONE) } else { 1 };
+        let hoped = self.leads.hoped(ask, &self.beliefs, &self.lengths, (self.rounds, draws));
+        let age = |pair: &[ModelId]| self.beliefs.age(pair[0], pair[1], self.rounds).unwrap_or(u64::MAX);
+        let stale = |pair: &&[ModelId]| age(pair) > self.looks.every;
+        // The one not seen for longest; of several never seen, the target's.
         let pair = match hoped.price < lead.price * (1.0 - PROMISE) {
-            true => hoped.chain().models().windows(2).rev().find(stale),
+            true => hoped.chain().models().windows(2).filter(stale).max_by_key(|pair| age(pair)),
             false => None,
         };
         let Some(pair) = pair else {

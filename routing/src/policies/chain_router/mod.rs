@@ -13,13 +13,14 @@
 //!
 //! Pairs that have not been seen for long are looked at when a draw from what is believed of them (Thompson) would
 //! change the lead: one with the target by a probe, one below it by letting a sequence run the chain for a while. The
-//! passes that looks add take a hundredth of the time at most (a sequence that tries a chain alone adds its catch-up; that
+//! passes that looks add take three thousandths of the time at most (a sequence that tries a chain alone adds its catch-up; that
 //! the chain may be slower is not counted); looks that promise nothing are spaced further and further apart.
 
 mod beliefs;
 mod lead;
 mod lengths;
 mod looks;
+mod requests;
 mod windows;
 
 use schemars::JsonSchema;
