@@ -109,11 +109,11 @@ fn chain_router_finds_the_deep_chain_whatever_text_comes_first() {
 
 #[test]
 fn chain_router_finds_the_deep_chain_in_a_batch() {
-    // Where it would pay by much, a probe of the middle model does not put off the pair below it for ever.
     for seed in 0..4 {
         let world = World {
             times_ms: [(0.2, 0.001), (2.0, 0.01), (25.0, 0.02)],
             alphas: vec![[0.85, 0.62, 0.75]],
+            prompt: 2000,
             users: Some(4),
             requests: 200,
             ..deep(seed)
@@ -140,13 +140,14 @@ fn chain_router_lets_one_sequence_try_a_chain_for_four_rounds_and_rarely() {
         *trials.entry(*request).or_default() += usize::from(deep(plan));
     }
     trials.retain(|_, rounds| *rounds > 0);
+    // More than one: probes of the middle model under the target do not put off the pair below it for ever.
     let share = ours.share(1.0, deep);
     assert!(trials.len() > 1 && trials.values().all(|&rounds| rounds <= 4), "{trials:?}");
     assert!(share < 0.01, "trials are {share} of all rounds: {trials:?}");
 }
 
 #[test]
-fn chain_router_has_a_lead_for_each_class_that_runs_alone() {
+fn chain_router_tells_classes_apart_that_run_alone_in_turn() {
     let world = World { alphas: vec![[0.85, 0.85, 0.9], [0.1, 0.05, 0.1]], ..World::default() };
     let ours = world.run(&router());
     let (easy, hard) = (mean_window(&ours, 0), mean_window(&ours, 1));
