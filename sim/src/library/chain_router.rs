@@ -113,7 +113,6 @@ fn chain_router_finds_the_deep_chain_in_a_batch() {
         let world = World {
             times_ms: [(0.2, 0.001), (2.0, 0.01), (25.0, 0.02)],
             alphas: vec![[0.85, 0.62, 0.75]],
-            prompt: 2000,
             users: Some(4),
             requests: 200,
             ..deep(seed)
