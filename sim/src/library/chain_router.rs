@@ -86,7 +86,7 @@ fn chain_router_brings_no_model_up_to_date_for_an_output_too_short_to_pay_for_it
     );
 }
 
-/// A chain of three is best by a tenth, but who never tries the pair below the target cannot know.
+/// A chain of three is best, but who never tries the pair below the target cannot know.
 fn deep(seed: u64) -> World {
     World {
         times_ms: [(1.0, 0.002), (2.5, 0.01), (25.0, 0.06)],
@@ -139,8 +139,8 @@ fn chain_router_lets_one_sequence_try_a_chain_for_four_rounds_and_rarely() {
         *trials.entry(*request).or_default() += usize::from(deep(plan));
     }
     trials.retain(|_, rounds| *rounds > 0);
-    // More than one: probes of the middle model under the target do not put off the pair below it for ever.
     let share = ours.share(1.0, deep);
+    // More than one: probes of the middle model under the target do not put off the pair below it for ever.
     assert!(trials.len() > 1 && trials.values().all(|&rounds| rounds <= 4), "{trials:?}");
     assert!(share < 0.01, "trials are {share} of all rounds: {trials:?}");
 }

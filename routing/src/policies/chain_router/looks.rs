@@ -11,8 +11,8 @@ use crate::profile::{PassCosts, PassShape};
 const MOST_PATIENCE: u64 = 64;
 /// A look must promise this share to be taken.
 const PROMISE: f64 = 0.01;
-/// Where a sequence runs alone, a look after a long wait takes the most hopeful of several draws, at most so many: a trial
-/// adds no passes there, and a chain that one unlucky look ruled out would stay out for long.
+/// Where a sequence runs alone, a look after a long wait takes the most hopeful of several draws, at most so many: a
+/// trial adds no passes there, and a chain that one unlucky look ruled out would stay out for long.
 const DRAWS_ALONE: u64 = 4;
 /// Rounds that one sequence tries a chain.
 const TRIAL: u64 = 4;

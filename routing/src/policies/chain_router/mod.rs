@@ -2,8 +2,8 @@
 //!
 //! Four decisions, each where it belongs:
 //! - **The lead** (`lead`): for each load the chain and windows with the least expected time per token, priced exactly,
-//!   stragglers included, under what is believed of the classes that start (`beliefs`), with what the chain's lower
-//!   models pay for the prompts to come. It changes only for a gain worth a change.
+//!   stragglers included, under what is believed of the classes that start (`beliefs`), and of a request that runs alone,
+//!   with what the chain's lower models pay for the prompts to come. It changes only for a gain worth a change.
 //! - **Who joins** (here): a sequence whose drafter lags runs the lag only if what the batch saves over the rest of its
 //!   output pays for it. So switching is priced where it is paid, sequence by sequence.
 //! - **Windows** (`windows`): under a lead of two levels each sequence drafts as far as its own acceptance pays, at the
@@ -12,9 +12,9 @@
 //!   planned. Then one draft each is what can be verified in it, and longer drafts would only wait.
 //!
 //! Pairs that have not been seen for long are looked at when a draw from what is believed of them (Thompson) would
-//! change the lead: one with the target by a probe, one below it by letting a sequence run the chain for a while. The
-//! passes that looks add take three thousandths of the time at most (a sequence that tries a chain alone adds its catch-up; that
-//! the chain may be slower is not counted); looks that promise nothing are spaced further and further apart.
+//! change the lead: one with the target by a probe, one below it by letting a sequence run the chain for a few rounds.
+//! The passes that looks add, and the catch-up of a sequence that tries a chain, take three thousandths of the time at
+//! most; that the chain may be slower is not counted. Looks that promise nothing are spaced further and further apart.
 
 mod beliefs;
 mod lead;
